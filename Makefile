@@ -1,0 +1,26 @@
+# Two commands: `make demo` trains both stages on drawn portraits and samples, `make test` lints and tests.
+# Each makes .venv first if there is none; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test
+
+demo: .venv/ready
+	@echo "demo 1/3: stage 1, the VAE, on drawn portraits"
+	$(BIN)/python train.py fit -c configs/demo_vae.yaml --ckpt_path last
+	@echo "demo 2/3: stage 2, the GAN that denoises its draws"
+	$(BIN)/python train.py fit -c configs/demo_gan.yaml --ckpt_path last
+	@echo "demo 3/3: sampling"
+	$(BIN)/python sample.py runs/demo_gan/last.ckpt --n 16 --seed 0 --out runs/demo_gan/samples.png
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11; name another one: make PYTHON=..."; exit 2; }
+	@echo "making .venv with everything that degrain needs (PyTorch is several GB; some minutes, once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,191 @@
+"""Images decoded, cropped and resized once into memory-mapped uint8 arrays; training reads only these."""
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+FORMAT = 1  # raise it when what a cache holds changes, the resampling filter included
+WORKERS = min(8, os.cpu_count() or 1)
+IN_FLIGHT = 64  # decoded images held at once, whatever the size of the data set
+
+
+class DataError(ValueError):
+    """Wrong input, in one line: what, where, what to do."""
+
+
+class Source(Protocol):
+    """Where images come from. Knows no cache; reads one image at a time, from several threads.
+
+    Attributes:
+        name: What the cache folder is called after; tells source, place and crop.
+    """
+
+    name: str
+
+    def items(self, split: str) -> Sequence[Any]:
+        """The images of "train", "valid" or "test", in a fixed order. DataError if there are none."""
+        ...
+
+    def fingerprint(self, split: str) -> str:
+        """A hash over what would change the pixels: files' names, sizes, times; options. Opens no file."""
+        ...
+
+    def read(self, item: Any, size: int) -> dict[str, np.ndarray]:
+        """{"image": (size, size, 3)} and whatever belongs to it, uint8. DataError for a bad image."""
+        ...
+
+
+def cached_arrays(
+    source: Source, split: str, size: int, directory: str | Path, skip_corrupt: bool = False
+) -> dict[str, np.ndarray]:
+    """The split as memory-mapped uint8 arrays {"image": (N, size, size, 3), ...}, built first if need be.
+
+    They lie in directory/NAME-SPLIT-SIZE/, one .npy each, with cache.json. One process builds, others wait.
+    With skip_corrupt, bad images are left out and counted; otherwise the first one is a DataError.
+    """
+    folder = Path(directory) / f"{source.name}-{split}-{size}"
+    try:
+        fingerprint = source.fingerprint(split)
+        try:
+            return _open(folder, fingerprint, skip_corrupt)  # without the lock: a read-only cache serves too
+        except _Unusable:
+            pass
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            try:
+                return _open(folder, fingerprint, skip_corrupt)  # built by another process meanwhile
+            except _Unusable as reason:
+                if folder.exists():
+                    print(f"cache: rebuilding {folder}: {reason}", flush=True)
+            _build(folder, source, split, size, fingerprint, skip_corrupt)
+            return _open(folder, fingerprint, skip_corrupt)
+    except OSError as error:
+        way_out = "check space and permissions or pass --data.cache DIR"
+        raise DataError(f"cache: cannot build {folder}: {error}; {way_out}") from error
+
+
+class _Unusable(Exception):
+    """Why a cache on disk will not do."""
+
+
+def _open(folder: Path, fingerprint: str, skip_corrupt: bool) -> dict[str, np.ndarray]:
+    """The arrays of a whole and current cache; _Unusable for any other."""
+    try:
+        about = json.loads((folder / "cache.json").read_text())
+        if about["format"] != FORMAT:
+            raise _Unusable(f"it has format {about['format']}, this version writes {FORMAT}")
+        if about["fingerprint"] != fingerprint:
+            raise _Unusable("the source has changed")
+        if about["skipped"] and not skip_corrupt:
+            raise _Unusable(f"it leaves out {len(about['skipped'])} corrupt images and skip_corrupt is off")
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["arrays"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise _Unusable(f"it is damaged ({error})") from error
+    if any(len(array) != about["count"] for array in arrays.values()):
+        raise _Unusable("it is damaged (its arrays differ in length)")
+    return arrays
+
+
+def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str, skip_corrupt: bool) -> None:
+    """Writes the cache under a temporary name, then renames it: a kill at any point leaves no half cache."""
+    partial, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
+    items = source.items(split)
+    for left_by_a_kill in (partial, old):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    partial.mkdir()
+    try:
+        about = _write(partial, source, items, size, skip_corrupt)
+        about |= {"format": FORMAT, "fingerprint": fingerprint}
+        with open(partial / "cache.json", "w") as file:
+            json.dump(about, file)
+            _sync(file)
+        if folder.exists():
+            folder.rename(old)  # a folder that is not empty cannot be renamed over
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    if about["skipped"]:
+        left_out = f"{len(about['skipped']):,} of {len(items):,} images (first: {about['skipped'][0]})"
+        print(f"cache: {folder} leaves out {left_out}", flush=True)
+
+
+def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrupt: bool) -> dict[str, Any]:
+    """Writes one .npy for each array that the source gives; returns its part of cache.json."""
+    writers: dict[str, _NpyWriter] = {}
+    skipped = []
+    bar = tqdm(items, f"cache {folder.stem}", unit=" images")
+    try:
+        with bar as progress, ThreadPoolExecutor(WORKERS) as pool:
+            for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):
+                try:
+                    arrays = decoded.result()
+                except DataError as error:
+                    if not skip_corrupt:
+                        raise DataError(f"{error}; --data.skip_corrupt true leaves such out") from error
+                    skipped.append(str(item))
+                    continue
+                for name, array in arrays.items():
+                    if name not in writers:
+                        writers[name] = _NpyWriter(folder / f"{name}.npy", array.shape)
+                    writers[name].append(array)
+        if not writers:
+            raise DataError(f"{source.name}: none of its {len(items):,} images is readable; check --data")
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return {"count": len(items) - len(skipped), "skipped": skipped, "arrays": sorted(writers)}
+
+
+def _decode(pool: ThreadPoolExecutor, source: Source, items: Sequence[Any], size: int) -> Iterator[Future]:
+    """The images in order, read by threads (PIL decodes outside the GIL), at most IN_FLIGHT ahead."""
+    pending: deque[Future] = deque()
+    for item in items:
+        if len(pending) == IN_FLIGHT:
+            yield pending.popleft()
+        pending.append(pool.submit(source.read, item, size))
+    yield from pending
+
+
+class _NpyWriter:
+    """Appends (*shape) uint8 rows to a .npy file whose length is known at the end only.
+
+    Plain writes, although it is read as a memory map: on a full disk write() raises, but a mapped page kills
+    the process.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.shape, self.count = shape, 0
+        self.file = open(path, "xb")
+        self._header()
+
+    def append(self, row: np.ndarray) -> None:
+        if row.dtype != np.uint8 or row.shape != self.shape:
+            raise TypeError(f"{self.file.name}: {row.dtype} {row.shape} among uint8 {self.shape}")
+        self.file.write(row.tobytes())
+        self.count += 1
+
+    def close(self) -> None:
+        with self.file:
+            self.file.seek(0)
+            self._header()  # numpy pads it, so that any length fits into the same 128 bytes
+            _sync(self.file)
+
+    def _header(self) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+def _sync(file) -> None:
+    """Puts the file on disk: after a power cut no rename may be there before the contents."""
+    file.flush()
+    os.fsync(file.fileno())

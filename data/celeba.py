@@ -1,0 +1,164 @@
+"""CelebA in its official layout: images in a folder or in the zip as downloaded, and the official splits."""
+
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data.cache import DataError
+from data.folder import Crop, files_fingerprint, read_square, root_tag
+
+IMAGES, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
+SPLITS = {"0": "train", "1": "valid", "2": "test"}
+BY_HAND = f"fetch {ARCHIVE} and {PARTITION} from the CelebA site by hand and put them into"
+
+
+class CelebASource:
+    """CelebA's aligned photographs, 178x218.
+
+    root, or root/celeba where torchvision puts them, holds list_eval_partition.txt and img_align_celeba/ or
+    img_align_celeba.zip, which is read without being extracted. Images that the partition does not name
+    are ignored.
+
+    Args:
+        root: The folder.
+        crop: One of Crop.
+        download: Try torchvision's download if the files are not there.
+        partial: Go on if images that the partition names are missing.
+    """
+
+    def __init__(self, root: str | Path, crop: Crop = "c148", download: bool = False, partial: bool = False) -> None:
+        self.crop, self.partial = crop, partial
+        if download and not _present(_base(root)):
+            _download(Path(root))
+        self.base = _base(root)
+        if not self.base.is_dir():
+            raise DataError(f"CelebA: no folder {root}; pass --data.root DIR or --data.download true")
+        if not (self.base / PARTITION).is_file():
+            raise DataError(f"CelebA: no {PARTITION} in {self.base}; {BY_HAND} it")
+        self.images = self._open_images()
+        self.name = f"celeba-{crop}-{root_tag(self.base)}"
+
+    def items(self, split: str) -> Sequence[str]:
+        if not self._splits.get(split):
+            raise DataError(f"CelebA: no {split} images under {self.base}; {PARTITION} names none that exist")
+        return self._splits[split]
+
+    def fingerprint(self, split: str) -> str:
+        return self.images.fingerprint(self.items(split), self.crop)
+
+    def read(self, item: str, size: int) -> dict[str, np.ndarray]:
+        return {"image": read_square(self.images.read(item), f"{self.images.path}/{item}", self.crop, size)}
+
+    def _open_images(self) -> "_Folder | _Zip":
+        if (self.base / IMAGES).is_dir():
+            return _Folder(self.base / IMAGES)
+        if (self.base / ARCHIVE).is_file():
+            return _Zip(self.base / ARCHIVE)
+        raise DataError(f"CelebA: neither {IMAGES}/ nor {ARCHIVE} in {self.base}; {BY_HAND} it")
+
+    @cached_property
+    def _splits(self) -> dict[str, list[str]]:
+        """File names, in the order of the partition file, by split."""
+        there = self.images.names()
+        if not there:
+            raise DataError(f"CelebA: no images in {self.images.path}; {BY_HAND} {self.base}")
+        named = self._partition()
+        missing = [name for name, _ in named if name not in there]
+        if missing and not self.partial:
+            raise DataError(
+                f"CelebA: {len(missing):,} of {len(named):,} images missing under {self.images.path} "
+                f"(first: {missing[0]}); pass --data.partial true to train on the rest"
+            )
+        splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+        for name, split in named:
+            if name in there:
+                splits[split].append(name)
+        return splits
+
+    def _partition(self) -> list[tuple[str, str]]:
+        """(file name, split) for each line of the partition file."""
+        named = []
+        with open(self.base / PARTITION, errors="replace") as file:
+            for number, line in enumerate(file, start=1):
+                match line.split():
+                    case [name, code] if code in SPLITS:
+                        named.append((name, SPLITS[code]))
+                    case []:
+                        pass
+                    case _:
+                        where = f"{self.base / PARTITION}, line {number}"
+                        raise DataError(f"CelebA: {where}: not 'NAME 0|1|2'; fetch the file again")
+        return named
+
+
+class _Folder:
+    """Image files in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> set[str]:
+        return set(os.listdir(self.path))
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def fingerprint(self, names: Sequence[str], crop: Crop) -> str:
+        return files_fingerprint((self.path / name for name in names), crop)
+
+
+class _Zip:
+    """Image files in a zip, under any folder inside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            with open(path, "rb") as file:
+                is_html = file.read(1024).lstrip().startswith(b"<")
+            what = "is a web page (quota?), not a zip" if is_html else f"is damaged or cut off ({error})"
+            raise DataError(f"CelebA: {path} {what}; fetch it again") from error
+        files = (info for info in self.zip.infolist() if not info.is_dir())
+        self.members = {PurePosixPath(info.filename).name: info for info in files}
+        self.lock = threading.Lock()  # a handle for each thread would cost 200,000 entries
+
+    def names(self) -> set[str]:
+        return set(self.members)
+
+    def read(self, name: str) -> bytes:
+        with self.lock:
+            try:
+                return self.zip.read(self.members[name])
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise DataError(f"{self.path}/{name}: damaged in the zip ({error})") from error
+
+    def fingerprint(self, names: Sequence[str], crop: Crop) -> str:
+        return files_fingerprint([self.path], crop, names)
+
+
+def _base(root: str | Path) -> Path:
+    """root, or root/celeba if it is there that the partition file lies."""
+    below = Path(root) / "celeba"
+    return below if (below / PARTITION).is_file() else Path(root)
+
+
+def _present(base: Path) -> bool:
+    return (base / PARTITION).is_file() and ((base / IMAGES).is_dir() or (base / ARCHIVE).is_file())
+
+
+def _download(root: Path) -> None:
+    """torchvision's download into root/celeba/."""
+    import torchvision  # slow to import, and needed here only
+
+    try:
+        torchvision.datasets.CelebA(str(root), download=True)
+    except Exception as error:  # network, quota, md5, no gdown: the way out is the same
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"CelebA: download failed ({reason}); {BY_HAND} {root / 'celeba'}") from error

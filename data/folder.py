@@ -1,0 +1,145 @@
+"""Any folder of images, and the one way in which every photograph becomes (size, size, 3) uint8."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data.cache import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+Crop = Literal["c148", "c178", "c140", "c128", "c108", "square", "none"]
+"""c148 to c108: the centre square of so many pixels; an image smaller than that is refused.
+square: the largest centre square (c178 for CelebA). none: the whole image, squeezed if it is not square."""
+
+
+def square_crop_resize(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
+    """RGB image to (size, size, 3) uint8: centre crop by name, then bilinear with antialias.
+
+    A crop of exactly size x size passes unchanged, a smaller one is enlarged. DataError if the image is
+    smaller than the crop. Bilinear is torchvision's default, with which CelebA-64 sets are usually made.
+    """
+    if crop != "none":
+        side = min(image.size) if crop == "square" else int(crop[1:])
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        if min(left, top) < 0:
+            raise DataError(f"{image.width}x{image.height} is smaller than the crop; change --data.crop")
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """The first frame of an encoded image as 8-bit RGB, upright by its EXIF, transparency laid over white."""
+    with Image.open(io.BytesIO(data)) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion clips at 255
+            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return image.convert("RGB")
+
+
+def read_square(data: bytes, where: str | Path, crop: Crop, size: int) -> np.ndarray:
+    """Bytes of an image file to (size, size, 3) uint8. DataError, naming the file, if they are no image."""
+    try:
+        image = decode_rgb(data)
+    except Exception as error:  # on damaged files PIL's decoders raise anything from OSError to struct.error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{where}: not a readable image ({reason})") from error
+    try:
+        return square_crop_resize(image, crop, size)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def files_fingerprint(files: Iterable[Path], *options: object) -> str:
+    """A hash over names, sizes and times of the files and over the options. Opens no file."""
+    digest = hashlib.sha256(repr(options).encode())
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def root_tag(root: Path) -> str:
+    """8 hex digits that tell one root from another, so that two data sets never fight over one cache."""
+    return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+
+
+class FolderSource:
+    """jpg, png and webp files anywhere under root; hidden files and folders are left out.
+
+    If root/train and root/valid exist they are the splits, and so is root/test; otherwise a share is held
+    out for validation by a hash of each file's relative path, so that no file changes sides when others are
+    added. Without a test split of its own, test is valid.
+
+    Args:
+        root: The folder.
+        crop: One of Crop.
+        valid_share: Share of the images held out for validation, in (0, 1).
+    """
+
+    def __init__(self, root: str | Path, crop: Crop = "square", valid_share: float = 0.05) -> None:
+        self.root, self.crop, self.valid_share = Path(root), crop, valid_share
+        if not self.root.is_dir():
+            raise DataError(f"ImageFolder: no folder {root}; pass --data.root DIR")
+        if not 0 < valid_share < 1:
+            raise DataError(f"ImageFolder: --data.valid_share {valid_share} must be between 0 and 1")
+        self.name = f"folder-{self.root.resolve().name}-{root_tag(self.root)}-{crop}"
+
+    def items(self, split: str) -> Sequence[str]:
+        names = self._splits.get(split)
+        if not names:
+            hint = "" if self._has_splits else " or change --data.valid_share"
+            raise DataError(f"ImageFolder: no {split} images (jpg, png, webp) in {self.root}; add some{hint}")
+        return names
+
+    def fingerprint(self, split: str) -> str:
+        return files_fingerprint((self.root / name for name in self.items(split)), self.crop)
+
+    def read(self, item: str, size: int) -> dict[str, np.ndarray]:
+        file = self.root / item
+        return {"image": read_square(file.read_bytes(), file, self.crop, size)}
+
+    @property
+    def _has_splits(self) -> bool:
+        return (self.root / "train").is_dir() and (self.root / "valid").is_dir()
+
+    @cached_property
+    def _splits(self) -> dict[str, list[str]]:
+        """Relative paths, sorted, by split."""
+        if self._has_splits:
+            splits = {split: self._images(split) for split in ("train", "valid", "test")}
+        else:
+            splits = {"train": [], "valid": []}
+            for name in self._images("."):
+                splits["valid" if _unit_hash(name) < self.valid_share else "train"].append(name)
+        splits["test"] = splits.get("test") or splits["valid"]
+        return splits
+
+    def _images(self, under: str) -> list[str]:
+        found = []
+        for folder, subfolders, names in os.walk(self.root / under):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            relative = Path(folder).relative_to(self.root)
+            found += [
+                (relative / name).as_posix()
+                for name in names
+                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            ]
+        return sorted(found)
+
+
+def _unit_hash(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,92 @@
+"""Portraits: faces drawn by our own code, the data set that needs no download.
+
+    source = PortraitSource(count=20_000, seed=0)
+    source.read(item=17, size=64)["image"]  # (64, 64, 3) uint8: face 17 of seed 0, the same in every process
+
+`regions` says which pixel is which, and `noise=` plants Gaussian noise of a known std on each region.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+
+from data.cache import DataError
+from data.drawing import REGIONS, VERSION, draw_portrait
+
+MIN_SIZE = 16
+MAX_NOISE = 0.1  # planted std; beyond it less than a fifth of the contrast would be left
+NOISE_MARGIN = 4.0  # in units of the largest planted std, kept free at both ends of [0, 1]
+FIRST_ITEM = {"train": 0, "valid": 10**9, "test": 2 * 10**9}  # far apart: a larger count moves no face
+
+
+def planted_std(regions: np.ndarray, noise: dict[str, float]) -> np.ndarray:
+    """The std map (H, W) float32, in units of [0, 1], that `noise` plants on `regions` (H, W)."""
+    return np.array([noise.get(name, 0) for name in REGIONS], np.float32)[regions]
+
+
+class PortraitSource:
+    """Drawn faces, as many as wanted. Face i of a seed is the same person at every size and for every count.
+
+    With `noise`, the pixels of each region get independent Gaussian noise of a known std. To keep clipping
+    out of it, the clean picture is first compressed into [m, 1 - m], m = 4 times the largest std: a pixel at
+    those bounds leaves [0, 1] only 3 times in 100,000. The noise is added to the 8-bit clean picture, then
+    rounded. In levels, image - clean has variance (255 std)^2 + 1/12 if 255 std > 1/2; it is 0 if std = 0.
+
+    Args:
+        count: Faces to train on.
+        valid_count: Faces to validate on, and as many to test on.
+        seed: Another seed draws other people.
+        noise: Std of the noise to plant, by the name of the region, in units of [0, 1]; at most 0.1.
+    """
+
+    def __init__(
+        self,
+        count: int = 20_000,
+        valid_count: int = 2_000,
+        seed: int = 0,
+        noise: dict[str, float] | None = None,
+    ) -> None:
+        for what, value, least in (("count", count, 1), ("valid_count", valid_count, 1), ("seed", seed, 0)):
+            if not least <= value <= 10**9:
+                raise DataError(f"portraits: {what} {value} is not in {least}..{10**9}")
+        for region, std in (noise or {}).items():
+            if region not in REGIONS:
+                known = ", ".join(REGIONS)
+                raise DataError(f"portraits: noise on unknown region {region!r}; choose from {known}")
+            if not 0 <= std <= MAX_NOISE:
+                raise DataError(f"portraits: noise {std} on {region} is not in 0..{MAX_NOISE} of [0, 1]")
+        self.counts = {"train": count, "valid": valid_count, "test": valid_count}
+        self.seed = seed
+        self.noise = dict(sorted(noise.items())) if noise else None
+        digest = hashlib.sha256(json.dumps(self.noise).encode()).hexdigest()
+        self.name = f"portraits-s{seed}" + (f"-noise-{digest[:8]}" if noise else "")
+
+    def items(self, split: str) -> range:
+        """Ids of the faces of "train", "valid" or "test"; no two splits share one."""
+        if split not in FIRST_ITEM:
+            raise DataError(f"portraits: no split {split!r}; choose from {', '.join(FIRST_ITEM)}")
+        return range(FIRST_ITEM[split], FIRST_ITEM[split] + self.counts[split])
+
+    def fingerprint(self, split: str) -> str:
+        """Everything that decides the pixels of `split`, as one line of JSON."""
+        return json.dumps(["portraits", VERSION, self.seed, len(self.items(split)), self.noise])
+
+    def read(self, item: int, size: int) -> dict[str, np.ndarray]:
+        """Face `item`, uint8: "image" (size, size, 3), "regions" (size, size); with noise also "clean"."""
+        if size < MIN_SIZE:
+            raise DataError(f"portraits: size {size} is below {MIN_SIZE}, the smallest that shows a face")
+        portrait = draw_portrait(np.random.default_rng([self.seed, item, 0]), size)
+        if self.noise is None:
+            return {"image": _levels(portrait.image), "regions": portrait.regions}
+        margin = NOISE_MARGIN * max(self.noise.values())
+        clean = _levels(margin + (1 - 2 * margin) * portrait.image)
+        std = planted_std(portrait.regions, self.noise)[..., None]
+        white = np.random.default_rng([self.seed, item, 1]).standard_normal(clean.shape, np.float32)
+        noisy = _levels(np.clip(clean / np.float32(255) + std * white, 0, 1))
+        return {"image": noisy, "clean": clean, "regions": portrait.regions}
+
+
+def _levels(image: np.ndarray) -> np.ndarray:
+    """[0, 1] to the nearest of 256 levels, uint8."""
+    return np.rint(255 * image).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""degrain's mathematics, networks and Lightning modules. Imports go one way: mathematics <- networks <- modules."""

@@ -1,0 +1,62 @@
+"""The adversarial objective of the denoising stage: named terms per sample, no optimiser, no logger, no device.
+
+Relativistic pairing with both zero-centred gradient penalties is R3GAN's ("The GAN is dead; long live the GAN!",
+Huang et al. 2024, equations 2 and 5). The spread term is ours: it makes Var_eps[G] what the decoder says it is.
+Axes: B batch, K draws of one z, C channels, H height, W width.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import reduce
+from torch import Tensor
+
+from models.errors import InputError
+
+
+def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """softplus(-(real - fake)), the discriminator's loss per pair of logits; the generator's is the same, swapped."""
+    return F.softplus(fake - real)
+
+
+def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
+    """|grad_inputs sum(logits)|^2 / 2 per sample, (B,), for inputs (B, C, H, W) that logits (B,) were computed from.
+
+    Zero-centred: on real inputs it is R1, on generated ones R2. Keeps its graph, so that it can be minimised.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+    return 0.5 * reduce(gradient.float().square(), "b c h w -> b", "sum")
+
+
+def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
+    """sum Var_eps[G] / sum std^2 over the pixels of an image, (B,): 1 is ideal, near 0 means that G ignores its noise.
+
+    Args:
+        draws: G for K >= 2 independent noises of the same z, (K, B, C, H, W).
+        std: the decoder's std, (B, C, H, W).
+
+    Raises:
+        InputError: fewer than two draws.
+    """
+    if len(draws) < 2:
+        raise InputError("variance_ratio: needs at least 2 draws of each z")
+    return reduce(draws.var(0), "b c h w -> b", "sum") / reduce(std.square(), "b c h w -> b", "sum")
+
+
+def spread_loss(draws: Tensor, std: Tensor, pool: int = 8, epsilon: float = 1e-4) -> Tensor:
+    """(log v - log s)^2 averaged over regions: v the variance of G over its noise, s that of the decoder, (scalar).
+
+    Both are averaged over the batch, the channels and pool x pool pixels before the log, because the log of a variance
+    estimated from few values is biased low; the same epsilon stands on both sides, in units of std^2's own mean, so
+    that equal variances always give 0.
+
+    Args:
+        draws: G for K >= 2 independent noises of the same z, (K, B, C, H, W).
+        std: the decoder's std, (B, C, H, W).
+        pool: side of a region in pixels; divides H and W.
+        epsilon: softens the log, as a share of the mean of std^2.
+    """
+    pattern = "b c (h p) (w q) -> h w"
+    generated = reduce(draws.var(0), pattern, "mean", p=pool, q=pool)
+    decoded = reduce(std.square(), pattern, "mean", p=pool, q=pool)
+    soft = epsilon * decoded.mean()
+    return ((generated + soft).log() - (decoded + soft).log()).square().mean()

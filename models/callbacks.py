@@ -1,0 +1,145 @@
+"""What happens beside the training: progress counted in images, checkpoints, pictures, the file of final values."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+
+from models.modules.base import ImageModule
+from models.pictures import panel
+
+
+class ImagesProgressBar(TQDMProgressBar):
+    """One bar for the whole run, in images seen of the budget, instead of one a leg in batches."""
+
+    def init_train_tqdm(self):
+        bar = super().init_train_tqdm()
+        bar.bar_format = (
+            "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        )
+        bar.unit, bar.unit_scale = " images", False
+        return bar
+
+    def on_train_start(self, trainer: pl.Trainer, module: ImageModule) -> None:
+        super().on_train_start(trainer, module)
+        self.train_progress_bar.set_description_str("training")
+        self.train_progress_bar.reset(module.budget)
+        self.train_progress_bar.initial = self.train_progress_bar.n = module.images_seen
+
+    def on_train_epoch_start(self, *_) -> None:
+        """Nothing: a leg is no unit of its own."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
+        bar = self.train_progress_bar
+        bar.update(min(module.images_seen, module.budget) - bar.n)
+        if not bar.disable:
+            bar.set_postfix(self.get_metrics(trainer, module), refresh=False)
+
+    def get_metrics(self, trainer: pl.Trainer, module: ImageModule) -> dict[str, str]:
+        """The last training losses, named."""
+        shown = ("distortion", "rate", "d_loss", "g_loss", "variance_ratio")
+        values = {name: trainer.callback_metrics.get(f"train/{name}") for name in shown}
+        return {name: f"{value:.4g}" for name, value in values.items() if value is not None}
+
+
+class Checkpoints(Callback):
+    """Keeps `last.ckpt` in the run's folder: after every validation, and between them every few minutes.
+
+    A checkpoint is written under another name and renamed, so that a kill at any moment leaves a whole one.
+
+    Args:
+        path: the file.
+        minutes: least time between two checkpoints within a leg.
+    """
+
+    def __init__(self, path: Path, minutes: float = 5.0) -> None:
+        self.path, self.seconds, self.saved_at = path, 60 * minutes, time.monotonic()
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint; all processes take part, the first one writes."""
+        temporary = self.path.with_suffix(".part")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
+        # Not on a leg's last batch: a checkpoint there would resume behind the validation that is still to come.
+        mid_leg = module.images_seen < module.budget and module.images_seen % module.validate_every
+        due = trainer.strategy.broadcast(time.monotonic() - self.saved_at > self.seconds)
+        if mid_leg and due:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
+        self.save(trainer)
+
+
+class Pictures(Callback):
+    """At validation, the panels of prior draws and of reconstructions, from the same z and photographs every time.
+
+    Args:
+        folder: where the pictures are written, as IMAGES_SEEN-draws.png and IMAGES_SEEN-reconstructions.png.
+        count: images on each panel.
+        seed: of the draws.
+    """
+
+    def __init__(self, folder: Path, count: int = 16, seed: int = 0) -> None:
+        self.folder, self.count, self.seed = folder, count, seed
+
+    @rank_zero_only
+    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
+        pipeline = module.pipeline()
+        photographs = self.photographs(trainer, module)
+        posterior = pipeline.vae.encode(photographs).mean
+        noise = torch.randn(photographs.shape, generator=torch.Generator().manual_seed(self.seed)).to(module.device)
+        panels = {
+            "draws": panel(pipeline.draw(self.seed, range(self.count))),
+            "reconstructions": panel({"data": photographs, **pipeline.render(pipeline.vae.decode(posterior), noise)}),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in panels.items():
+            picture.save(self.folder / f"{module.images_seen:09d}-{name}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_pictures"):
+                logger.log_pictures(panels, module.images_seen)
+
+    def photographs(self, trainer: pl.Trainer, module: ImageModule) -> Tensor:
+        """The first held-out images, (count, 3, H, W)."""
+        batch = next(iter(trainer.datamodule.val_dataloader()))
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        return module.pixels(batch)[: self.count]
+
+
+class FinalValues(Callback):
+    """Writes `metrics.json`: the final values by name; a test adds its own to those of the training.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @rank_zero_only
+    def write(self, trainer: pl.Trainer, module: ImageModule) -> None:
+        """Merge the Trainer's metrics into the file."""
+        values = json.loads(self.path.read_text()) if self.path.exists() else {}
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
+        values |= metrics | {"images_seen": module.images_seen}
+        temporary = self.path.with_suffix(".part")
+        temporary.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
+        os.replace(temporary, self.path)
+
+    on_train_end = on_test_end = write
+
+    def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
+        self.write(trainer, module)

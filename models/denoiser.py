@@ -1,0 +1,70 @@
+"""The denoiser G: one pass from a noisy draw of p(x|z) to a clean image, a U-Net in the decoder's own units."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.gaussian import Gaussian
+from models.layers import PyramidConfig, ResBlock, down, up
+
+
+def condition(p: Gaussian) -> Tensor:
+    """What both G and D are told of p(x|z): the mean in [-1, 1] and log std, centred and scaled, (B, 6, H, W)."""
+    return torch.cat([2 * p.mean - 1, 0.5 * (p.logstd + 3)], dim=1)
+
+
+class Denoiser(nn.Module):
+    """G(x~, mu, sigma) = mu + sigma * U((x~ - mu)/sigma, mu, log sigma), with U a residual U-Net.
+
+    The output is a standardised residual put back in place: the network works in units where the data have a variance
+    of about 1 at every pixel, and where sigma sits at its floor G is deterministic, as it should be.
+
+    Args:
+        size: image side in pixels, a power of two from 32 to 256.
+        config: widths, blocks and patch of both halves.
+    """
+
+    def __init__(self, size: int, config: PyramidConfig) -> None:
+        super().__init__()
+        self.size, self.config = size, config
+        widths = config.channels(size)
+        stem = nn.Conv2d(9 * config.patch**2, widths[0], 3, padding=1)
+        self.stem = nn.Sequential(nn.PixelUnshuffle(config.patch), stem)
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
+            blocks = [ResBlock(width) for _ in range(config.blocks)]
+            self.downs.append(nn.Sequential(*([down(widths[i - 1], width)] if i else []), *blocks))
+        for i in reversed(range(len(widths) - 1)):
+            self.ups.append(up(widths[i + 1], widths[i]))
+            self.ups.append(nn.Sequential(*[ResBlock(widths[i]) for _ in range(config.blocks)]))
+        head = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+        self.head = nn.Sequential(nn.SiLU(), head, nn.PixelShuffle(config.patch))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, noise: Tensor, p: Gaussian) -> Tensor:
+        """Denoise the draw p.sample(noise).
+
+        Args:
+            noise: (x~ - mu)/sigma, standard normal, (B, 3, H, W).
+            p: the decoder's distribution, mean and logstd (B, 3, H, W).
+
+        Returns:
+            Images (B, 3, H, W) in [0, 1] units, not clipped.
+        """
+        h = self.stem(torch.cat([noise, condition(p)], dim=1))
+        skips = []
+        for stage in self.downs:
+            h = stage(h)
+            skips.append(h)
+        skips.pop()
+        for widen, stage in zip(self.ups[::2], self.ups[1::2], strict=True):
+            h = stage(widen(h) + skips.pop())
+        return p.mean + p.std * self.head(h).float()
+
+    def draws(self, noise: Tensor, p: Gaussian) -> Tensor:
+        """K denoisings of each z: noise (K, B, 3, H, W) and p (B, 3, H, W) -> (K, B, 3, H, W)."""
+        k = len(noise)
+        repeated = Gaussian(p.mean.repeat(k, 1, 1, 1), p.logstd.repeat(k, 1, 1, 1))
+        return rearrange(self(rearrange(noise, "k b c h w -> (k b) c h w"), repeated), "(k b) c h w -> k b c h w", k=k)

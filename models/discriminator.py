@@ -1,0 +1,41 @@
+"""The discriminator D: is this residual a photograph's or the denoiser's, given the decoder's distribution?"""
+
+import torch
+from torch import Tensor, nn
+
+from models.denoiser import condition
+from models.gaussian import Gaussian
+from models.layers import PyramidConfig, ResBlock, down
+
+
+class Discriminator(nn.Module):
+    """D(r, mu, sigma) -> one logit, where r = (image - mu)/sigma; larger means more like a photograph.
+
+    D reads the residual in standard units beside the condition, so that fine texture has the weight of a whole unit
+    everywhere and the gradient penalty measures distances as p(x|z) does. Every training image brings its own
+    condition: a mode that G drops is an image that D still sees. No normalisation layers; Kaiming weights.
+
+    Args:
+        size: image side in pixels, a power of two from 32 to 256.
+        config: widths, blocks and patch, the mirror of the denoiser's first half.
+    """
+
+    def __init__(self, size: int, config: PyramidConfig) -> None:
+        super().__init__()
+        self.size, self.config = size, config
+        widths = config.channels(size)
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(12 * config.patch**2, widths[0], 3, padding=1),
+        ]
+        for i, width in enumerate(widths):
+            layers += [down(widths[i - 1], width)] if i else []
+            layers += [ResBlock(width) for _ in range(config.blocks)]
+        layers += [nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * 16, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, residual: Tensor, p: Gaussian) -> Tensor:
+        """Logits (B,) for standardised residuals (B, 3, H, W) under p, mean and logstd (B, 3, H, W)."""
+        image = 2 * p.sample(residual) - 1
+        return self.layers(torch.cat([residual, image, condition(p)], dim=1)).float().squeeze(1)

@@ -1,0 +1,156 @@
+"""What the recipes share: a clock that counts images, a schedule on it, noise from it, and the pictures' interface."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from models.errors import InputError
+from models.pipeline import Pipeline
+from models.randomness import generator, shard_of_normal
+
+TRAIN_STREAM, EVAL_STREAM = 0, 1
+
+
+class ImageModule(pl.LightningModule):
+    """A recipe whose position is `images_seen` alone.
+
+    An epoch of the Trainer is one leg: the images up to the next multiple of `validate_every`. Data order, noise and
+    schedules are functions of (seed, images_seen), so that a checkpoint resumes wherever it was taken and Lightning's
+    own counters (which count optimiser steps) are not needed.
+
+    Args:
+        budget: training images to see in all; schedules are shares of it. A larger budget continues a finished run.
+        validate_every: images between validations.
+        learning_rate: Adam's, after the warm-up.
+        warmup: share of the budget over which the learning rate rises from 0.
+        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
+        seed: of all noise in training and validation.
+
+    Raises:
+        InputError: a budget, interval or share out of range.
+    """
+
+    def __init__(
+        self, budget: int, validate_every: int, learning_rate: float, warmup: float, decay: float, seed: int
+    ) -> None:
+        super().__init__()
+        if budget < 1 or validate_every < 1:
+            raise InputError(f"model: budget ({budget}) and validate_every ({validate_every}) must be at least 1 image")
+        if not (0 <= warmup and 0 <= decay and warmup + decay <= 1):
+            raise InputError(
+                f"model: warmup ({warmup}) and decay ({decay}) are shares of the budget: at most 1 together"
+            )
+        if learning_rate <= 0 or seed < 0:
+            raise InputError(f"model: learning_rate ({learning_rate}) must be positive and seed ({seed}) not negative")
+        self.budget, self.validate_every, self.learning_rate = budget, validate_every, learning_rate
+        self.warmup, self.decay, self.seed = warmup, decay, seed
+        self.images_seen = 0
+
+    # The clock.
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that has been seen, from 0 to 1."""
+        return min(1.0, self.images_seen / self.budget)
+
+    @property
+    def leg_end(self) -> int:
+        """Images seen at the next validation."""
+        return min(self.budget, (self.images_seen // self.validate_every + 1) * self.validate_every)
+
+    def tick(self, batch: dict[str, Tensor]) -> None:
+        """Count a global batch as seen; the Trainer stops after the leg in which the budget is reached."""
+        self.images_seen += self.global_batch(batch)
+        self.trainer.should_stop = self.images_seen >= self.budget
+
+    def global_batch(self, batch: dict[str, Tensor]) -> int:
+        """Images of this step over all processes."""
+        return len(batch["image"]) * self.trainer.world_size
+
+    def scheduled_rate(self) -> float:
+        """The learning rate now: linear warm-up, constant, half-cosine decay to 0."""
+        rise = min(1.0, (self.progress + 1e-3) / (self.warmup + 1e-3))
+        fall = max(0.0, (self.progress - (1 - self.decay)) / self.decay) if self.decay else 0.0
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.scheduled_rate()
+
+    # Data and noise.
+
+    def pixels(self, batch: dict[str, Tensor]) -> Tensor:
+        """The batch's images as float32 (B, 3, H, W) on the grid k/255."""
+        return batch["image"].to(dtype=torch.float32, memory_format=torch.channels_last) / 255
+
+    def train_rng(self) -> torch.Generator:
+        """The stream of this training step."""
+        return generator(self.seed, TRAIN_STREAM, self.images_seen, device=self.device)
+
+    def eval_rng(self, batch_idx: int) -> torch.Generator:
+        """The stream of an evaluation batch, the same at every validation."""
+        return generator(self.seed, EVAL_STREAM, batch_idx, device=self.device)
+
+    def normal(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """This process's share of the global batch's noise; the batch is the first axis."""
+        return shard_of_normal(shape, rng, self.global_rank, self.trainer.world_size)
+
+    # Logging: every curve stands against images_seen.
+
+    def log_terms(self, stage: str, terms: dict[str, Tensor]) -> None:
+        """Log the batch means of per-sample terms as `stage/name`; in evaluation averaged over all images.
+
+        The logger's step is images_seen, in float64: float32 counts exactly only to 16.8 million.
+        """
+        size = next(len(t) for t in terms.values() if t.ndim)
+        means = {f"{stage}/{name}": term.detach().mean() for name, term in terms.items()}
+        training = stage == "train"
+        self.log_dict(means, on_step=training, on_epoch=not training, batch_size=size, sync_dist=not training)
+        if training:
+            self.log_step()
+
+    def log_step(self) -> None:
+        """Tell the logger where on its axis this is."""
+        self.log("step", torch.tensor(self.images_seen, dtype=torch.float64), reduce_fx="max")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_step()
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log_terms("val", self.evaluate(batch, batch_idx))
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log_terms("test", self.evaluate(batch, batch_idx))
+
+    @abstractmethod
+    def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Named terms of held-out images, per sample, (B,)."""
+
+    # Pictures and checkpoints.
+
+    @abstractmethod
+    def pipeline(self) -> Pipeline:
+        """The networks that a reader of the checkpoint would draw with."""
+
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """What the checkpoint says of itself, see models.pipeline.Card."""
+
+    def data_description(self) -> dict[str, Any] | None:
+        """What the data module says of its data, where there is one."""
+        datamodule = self.trainer.datamodule if self._trainer is not None else None
+        return datamodule.describe() if datamodule is not None else None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["degrain"] = self.card()
+        checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["degrain"]["images_seen"]

@@ -1,0 +1,152 @@
+"""From seeds to pictures: the VAE, its prior and, after stage 2, the denoiser, as one network with one file format.
+
+A checkpoint of either stage says what it is under the key `degrain`, so that it loads with nothing but itself.
+"""
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.denoiser import Denoiser
+from models.errors import InputError
+from models.gaussian import Gaussian
+from models.latent_prior import GaussianPrior
+from models.layers import PyramidConfig
+from models.randomness import noise_of_images
+from models.vae import VAE, VAEConfig
+
+PriorName = Literal["fitted", "standard"]
+ROWS = ("mean", "std", "sample", "denoised")
+"""The rows of every picture of generated images, in this order."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    Args:
+        stage: `vae` or `gan`.
+        size: image side in pixels.
+        images_seen: training images seen in this stage.
+        vae: fields of the VAEConfig.
+        denoiser: fields of the denoiser's PyramidConfig, after stage 2.
+        data: what the data module says of its data.
+    """
+
+    stage: str
+    size: int
+    images_seen: int
+    vae: dict[str, Any]
+    denoiser: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+
+    def vae_config(self) -> VAEConfig:
+        """The VAE's architecture."""
+        pyramids = {half: PyramidConfig(**self.vae[half]) for half in ("encoder", "decoder")}
+        return VAEConfig(**{**self.vae, **pyramids})
+
+
+class Pipeline(nn.Module):
+    """Decoder, prior and denoiser, and how images are drawn from them.
+
+    Args:
+        vae: stage 1.
+        prior: where z is drawn from.
+        denoiser: stage 2, or None: then there is no row `denoised`.
+    """
+
+    def __init__(self, vae: VAE, prior: GaussianPrior, denoiser: nn.Module | None = None) -> None:
+        super().__init__()
+        self.vae, self.prior, self.denoiser = vae, prior, denoiser
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows that `render` gives."""
+        return ROWS if self.denoiser is not None else ROWS[:3]
+
+    def render(self, p: Gaussian, noise: Tensor) -> dict[str, Tensor]:
+        """The rows for one draw of each p(x|z); noise and every row are (B, 3, H, W), in [0, 1] units, not clipped."""
+        images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
+        if self.denoiser is not None:
+            images["denoised"] = self.denoiser(noise, p)
+        return images
+
+    @torch.inference_mode()
+    def draw(self, seed: int, numbers: range, prior: PriorName = "fitted") -> dict[str, Tensor]:
+        """Images number `numbers` of a seed: the rows of `render`, for z from the prior.
+
+        Both noises of image i are functions of (seed, i), drawn on the CPU, whatever the batch or device.
+
+        Args:
+            seed: non-negative.
+            numbers: which images.
+            prior: `fitted` to q(z), or `standard`, N(0, I).
+        """
+        device = self.prior.mean.device
+        latent_noise = noise_of_images(seed, numbers, 0, (self.vae.config.latent,)).to(device)
+        pixel_noise = noise_of_images(seed, numbers, 1, (3, self.vae.size, self.vae.size)).to(device)
+        z = self.prior(latent_noise) if prior == "fitted" else latent_noise
+        return self.render(self.vae.decode(z), pixel_noise)
+
+
+def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
+    """The card and the weights of a checkpoint, on the CPU; no code in the file is run.
+
+    Raises:
+        InputError: no such file, not a checkpoint, truncated, or not one of degrain's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: no such file; train it first or correct the path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"checkpoint {path}: cannot be read ({type(error).__name__}): truncated or no checkpoint"
+        ) from None
+    if not isinstance(checkpoint, dict) or "degrain" not in checkpoint:
+        raise InputError(f"checkpoint {path}: was not written by degrain (it has no key `degrain`)")
+    return Card(**checkpoint["degrain"]), checkpoint["state_dict"]
+
+
+def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state dict below a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def load_vae(path: str | Path) -> tuple[Card, VAE, GaussianPrior]:
+    """Stage 1 from a checkpoint of either stage.
+
+    Raises:
+        InputError: see read_checkpoint.
+    """
+    card, state = read_checkpoint(path)
+    config = card.vae_config()
+    vae, prior = VAE(card.size, config), GaussianPrior(config.latent)
+    vae.load_state_dict(part(state, "vae."))
+    prior.load_state_dict(part(state, "prior."))
+    return card, vae, prior
+
+
+def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
+    """Everything that a checkpoint can draw, in evaluation mode on the CPU; of the denoiser its moving average.
+
+    Raises:
+        InputError: see read_checkpoint.
+    """
+    card, vae, prior = load_vae(path)
+    denoiser = None
+    if card.denoiser is not None:
+        denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser))
+        denoiser.load_state_dict(part(read_checkpoint(path)[1], "ema.module."))
+    return card, Pipeline(vae, prior, denoiser).eval()
+
+
+def card_of(stage: str, vae: VAE, images_seen: int, denoiser: Denoiser | None = None, data: dict | None = None) -> dict:
+    """The card as plain types, for the checkpoint."""
+    net = None if denoiser is None else asdict(denoiser.config)
+    return asdict(Card(stage, vae.size, images_seen, asdict(vae.config), net, data))

@@ -1,0 +1,102 @@
+"""The convolutional VAE: an encoder to q(z|x) and a decoder to p(x|z), a mean and a std for every pixel and channel."""
+
+from dataclasses import dataclass, field
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import InputError
+from models.gaussian import Gaussian, soft_floor
+from models.layers import PyramidConfig, ResBlock, down, up
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Architecture of the VAE.
+
+    Args:
+        latent: number of latents D.
+        encoder: pyramid of the encoder.
+        decoder: pyramid of the decoder.
+        std_floor: least std of a pixel, in [0, 1] units; 0.002 is half an 8-bit level.
+        std_start: std of every pixel in a new network: low, because a decoder that starts wide never needs its code.
+    """
+
+    latent: int = 128
+    encoder: PyramidConfig = field(default_factory=PyramidConfig)
+    decoder: PyramidConfig = field(default_factory=PyramidConfig)
+    std_floor: float = 0.002
+    std_start: float = 0.1
+
+
+class Encoder(nn.Module):
+    """x -> q(z|x). Input (B, 3, H, W) in [0, 1]; output mean and logstd, each (B, D)."""
+
+    def __init__(self, size: int, latent: int, config: PyramidConfig) -> None:
+        super().__init__()
+        widths = config.channels(size)
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch),  # (B, 3 p^2, H/p, W/p)
+            nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1),
+        ]
+        for i, width in enumerate(widths):
+            layers += [down(widths[i - 1], width)] if i else []
+            layers += [ResBlock(width) for _ in range(config.blocks)]
+        layers += [nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * 16, 2 * latent)]  # (B, C, 4, 4) -> (B, 2 D)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Gaussian:
+        mean, logstd = self.layers(2 * x - 1).float().chunk(2, dim=1)
+        return Gaussian(mean, logstd)
+
+
+class Decoder(nn.Module):
+    """z -> p(x|z). Input (B, D); output mean and logstd of every pixel, each (B, 3, H, W), in [0, 1] units."""
+
+    def __init__(self, size: int, latent: int, config: PyramidConfig, std_floor: float, std_start: float) -> None:
+        super().__init__()
+        widths = config.channels(size)
+        layers: list[nn.Module] = [nn.Linear(latent, widths[-1] * 16), nn.Unflatten(1, (widths[-1], 4, 4))]
+        for i in reversed(range(len(widths))):
+            layers += [ResBlock(widths[i]) for _ in range(config.blocks)]
+            layers += [up(widths[i], widths[i - 1])] if i else []
+        head = nn.Conv2d(widths[0], 6 * config.patch**2, 3, padding=1)
+        nn.init.zeros_(head.bias)
+        nn.init.normal_(head.weight, std=1e-3)  # a new decoder says: grey, with std_start everywhere
+        layers += [nn.SiLU(), head, nn.PixelShuffle(config.patch)]  # (B, 6 p^2, H/p, W/p) -> (B, 6, H, W)
+        self.layers = nn.Sequential(*layers)
+        self.log_floor, self.log_start = log(std_floor), log(std_start)
+
+    def forward(self, z: Tensor) -> Gaussian:
+        mean, logstd = self.layers(z).float().chunk(2, dim=1)
+        return Gaussian(0.5 * (mean + 1), soft_floor(logstd + self.log_start, self.log_floor))
+
+
+class VAE(nn.Module):
+    """Encoder and decoder together.
+
+    Args:
+        size: image side in pixels, a power of two from 32 to 256.
+        config: architecture.
+
+    Raises:
+        InputError: size and architecture do not fit, or 0 < std_floor < std_start fails.
+    """
+
+    def __init__(self, size: int, config: VAEConfig) -> None:
+        super().__init__()
+        if not 0 < config.std_floor < config.std_start:
+            raise InputError(f"std_floor {config.std_floor} must lie between 0 and std_start {config.std_start}")
+        self.size, self.config = size, config
+        self.encoder = Encoder(size, config.latent, config.encoder)
+        self.decoder = Decoder(size, config.latent, config.decoder, config.std_floor, config.std_start)
+        self.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
+
+    def encode(self, x: Tensor) -> Gaussian:
+        """q(z|x) for images (B, 3, H, W) in [0, 1]."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Gaussian:
+        """p(x|z) for codes (B, D)."""
+        return self.decoder(z)

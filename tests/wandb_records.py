@@ -1,0 +1,57 @@
+"""Reads what a W&B run left on disk: wandb 0.31 has a writer for its run files, and no reader."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+BLOCK = 32 * 1024
+FILE_HEADER = 7  # b":W&B", a magic number (2), a version (1)
+CHUNK_HEADER = struct.Struct("<IHB")  # checksum, length, kind
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def read_records(run_dir: Path) -> list[Record]:
+    """All records under RUN_DIR/wandb, part after part."""
+    wandb.teardown()  # ends W&B's own process, which may still be writing after run.finish() has returned
+    files = sorted(Path(run_dir).glob("wandb/*run-*/run-*.wandb"))
+    return [Record.FromString(entry) for file in files for entry in _entries(file.read_bytes())]
+
+
+def _entries(log: bytes) -> Iterator[bytes]:
+    """Entries of a LevelDB log: blocks of 32 KiB hold chunks, an entry is one FULL or FIRST MIDDLE* LAST."""
+    position, entry = FILE_HEADER, b""
+    while position + CHUNK_HEADER.size <= len(log):
+        left_in_block = BLOCK - position % BLOCK
+        if left_in_block < CHUNK_HEADER.size:  # too short for a chunk: padding
+            position += left_in_block
+            continue
+        _, length, kind = CHUNK_HEADER.unpack_from(log, position)
+        position += CHUNK_HEADER.size + length
+        if position > len(log):  # the writer was killed in the middle
+            return
+        chunk = log[position - length : position]
+        entry = chunk if kind in (FULL, FIRST) else entry + chunk
+        if kind in (FULL, LAST):
+            yield entry
+
+
+def history(records: list[Record]) -> list[dict[str, Any]]:
+    """The rows that were logged, each a dictionary by name; a picture NAME is at NAME/path, below files/."""
+    rows = [record.history.item for record in records if record.HasField("history")]
+    return [{"/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
+
+
+def config(records: list[Record]) -> dict[str, Any]:
+    """The config at the end: each update by its top-level name, later ones win."""
+    updates = [record.config.update for record in records if record.HasField("config")]
+    return {item.key: json.loads(item.value_json) for update in updates for item in update}
+
+
+def run_ids(records: list[Record]) -> list[str]:
+    """The run id of each part."""
+    return [record.run.run_id for record in records if record.HasField("run")]
