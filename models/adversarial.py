@@ -27,6 +27,17 @@ def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     return 0.5 * reduce(gradient.float().square(), "b c h w -> b", "sum")
 
 
+def variance_over_noise(draws: Tensor) -> Tensor:
+    """Var_eps[G], unbiased, for K >= 2 draws (K, B, C, H, W): (B, C, H, W).
+
+    Raises:
+        InputError: fewer than two draws.
+    """
+    if len(draws) < 2:
+        raise InputError("the variance over noise needs at least 2 draws of each z")
+    return draws.var(0)
+
+
 def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
     """sum Var_eps[G] / sum std^2 over the pixels of an image, (B,): 1 is ideal, near 0 means that G ignores its noise.
 
@@ -37,9 +48,7 @@ def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
     Raises:
         InputError: fewer than two draws.
     """
-    if len(draws) < 2:
-        raise InputError("variance_ratio: needs at least 2 draws of each z")
-    return reduce(draws.var(0), "b c h w -> b", "sum") / reduce(std.square(), "b c h w -> b", "sum")
+    return reduce(variance_over_noise(draws), "b c h w -> b", "sum") / reduce(std.square(), "b c h w -> b", "sum")
 
 
 def spread_loss(draws: Tensor, std: Tensor, pool: int = 8, epsilon: float = 1e-4) -> Tensor:
@@ -54,9 +63,12 @@ def spread_loss(draws: Tensor, std: Tensor, pool: int = 8, epsilon: float = 1e-4
         std: the decoder's std, (B, C, H, W).
         pool: side of a region in pixels; divides H and W.
         epsilon: softens the log, as a share of the mean of std^2.
+
+    Raises:
+        InputError: fewer than two draws.
     """
     pattern = "b c (h p) (w q) -> h w"
-    generated = reduce(draws.var(0), pattern, "mean", p=pool, q=pool)
+    generated = reduce(variance_over_noise(draws), pattern, "mean", p=pool, q=pool)
     decoded = reduce(std.square(), pattern, "mean", p=pool, q=pool)
     soft = epsilon * decoded.mean()
     return ((generated + soft).log() - (decoded + soft).log()).square().mean()

@@ -135,6 +135,7 @@ class FinalValues(Callback):
         values = json.loads(self.path.read_text()) if self.path.exists() else {}
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
         values |= metrics | {"images_seen": module.images_seen}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".part")
         temporary.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
         os.replace(temporary, self.path)

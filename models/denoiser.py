@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.gaussian import Gaussian
-from models.layers import PyramidConfig, ResBlock, down, up
+from models.layers import PyramidConfig, ResBlock, down, kaiming, up
 
 
 def condition(p: Gaussian) -> Tensor:
@@ -37,6 +37,7 @@ class Denoiser(nn.Module):
         for i in reversed(range(len(widths) - 1)):
             self.ups.append(up(widths[i + 1], widths[i]))
             self.ups.append(nn.Sequential(*[ResBlock(widths[i]) for _ in range(config.blocks)]))
+        kaiming(self)
         head = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)

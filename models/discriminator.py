@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models.denoiser import condition
 from models.gaussian import Gaussian
-from models.layers import PyramidConfig, ResBlock, down
+from models.layers import PyramidConfig, ResBlock, down, kaiming
 
 
 class Discriminator(nn.Module):
@@ -33,6 +33,7 @@ class Discriminator(nn.Module):
             layers += [ResBlock(width) for _ in range(config.blocks)]
         layers += [nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * 16, 1)]
         self.layers = nn.Sequential(*layers)
+        kaiming(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, residual: Tensor, p: Gaussian) -> Tensor:

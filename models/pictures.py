@@ -25,12 +25,9 @@ def heat_map(std: Tensor, limit: float) -> np.ndarray:
     return HEAT(std.float().mean(1).cpu().numpy() / limit, bytes=True)[..., :3]
 
 
-def as_pictures(rows: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Every row (B, 3, H, W) as 8-bit pictures (B, H, W, 3); the row `std` becomes a heat map."""
-    return {
-        name: heat_map(images, heat_limit(images)) if name == "std" else to_uint8(images)
-        for name, images in rows.items()
-    }
+def as_pictures(name: str, images: Tensor, limit: float = 0.2) -> np.ndarray:
+    """A row (B, 3, H, W) as 8-bit pictures (B, H, W, 3); `std` becomes a heat map from 0 to `limit`."""
+    return heat_map(images, limit) if name == "std" else to_uint8(images)
 
 
 def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.Image:
@@ -41,15 +38,17 @@ def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.I
         columns: pictures a line.
         tile: least side of a picture on the panel; small ones are enlarged by a whole factor, pixel by pixel.
     """
-    pictures = as_pictures(rows)
+    limit = heat_limit(rows["std"]) if "std" in rows else 0.0
+    pictures = {name: as_pictures(name, images, limit) for name, images in rows.items()}
     count, side = next(iter(pictures.values())).shape[:2]
-    columns, zoom = min(columns, count), max(1, round(tile / side))
+    columns, zoom = min(columns, count), -(-tile // side)
     step, font = side * zoom + GAP, ImageFont.load_default(max(11, side * zoom // 7))
     margin = int(max(font.getlength(name) for name in pictures)) + 12
     blocks = -(-count // columns)
     block_height = len(pictures) * step + 4 * GAP
-    foot = 2 * font.size if "std" in rows else 0
-    canvas = Image.new("RGB", (margin + columns * step, blocks * block_height + foot), PAPER)
+    foot = _scale(font, limit) if "std" in rows else Image.new("RGB", (0, 0))
+    size = (margin + max(columns * step, foot.width), blocks * block_height + foot.height)
+    canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
     for line, (name, images) in enumerate(pictures.items()):
         for block in range(blocks):
@@ -58,15 +57,17 @@ def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.I
             for column, image in enumerate(images[block * columns : (block + 1) * columns]):
                 enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
                 canvas.paste(Image.fromarray(enlarged), (margin + column * step, top))
-    if foot:
-        _draw_scale(canvas, draw, font, margin, blocks * block_height, heat_limit(rows["std"]))
+    canvas.paste(foot, (margin, blocks * block_height))
     return canvas
 
 
-def _draw_scale(canvas, draw, font, left: int, top: int, limit: float) -> None:
+def _scale(font: ImageFont.FreeTypeFont, limit: float) -> Image.Image:
     """The heat map's colours from 0 to `limit`, with both ends named in [0, 1] pixel units."""
     bar = HEAT(np.linspace(0, 1, 160), bytes=True)[None, :, :3].repeat(font.size, axis=0)
-    start = left + int(font.getlength("std 0 "))
-    draw.text((left, top), "std 0", INK, font)
-    canvas.paste(Image.fromarray(bar), (start, top + 2))
-    draw.text((start + 166, top), f"{limit:.3f}  (pixels in [0, 1])", INK, font)
+    start, label = int(font.getlength("std 0 ")), f"{limit:.3f}  (pixels in [0, 1])"
+    picture = Image.new("RGB", (start + 166 + int(font.getlength(label)) + 2, 2 * font.size), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((0, 0), "std 0", INK, font)
+    picture.paste(Image.fromarray(bar), (start, 2))
+    draw.text((start + 166, 0), label, INK, font)
+    return picture

@@ -4,7 +4,7 @@ A checkpoint of either stage says what it is under the key `degrain`, so that it
 """
 
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Card:
         vae: fields of the VAEConfig.
         denoiser: fields of the denoiser's PyramidConfig, after stage 2.
         data: what the data module says of its data.
+        tracked_run: id of the run in W&B, which training goes on with.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Card:
     vae: dict[str, Any]
     denoiser: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
+    tracked_run: str | None = None
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
@@ -103,14 +105,17 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; train it first or correct the path")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
             f"checkpoint {path}: cannot be read ({type(error).__name__}): truncated or no checkpoint"
         ) from None
     if not isinstance(checkpoint, dict) or "degrain" not in checkpoint:
         raise InputError(f"checkpoint {path}: was not written by degrain (it has no key `degrain`)")
-    return Card(**checkpoint["degrain"]), checkpoint["state_dict"]
+    try:
+        return Card(**checkpoint["degrain"]), checkpoint["state_dict"]
+    except (TypeError, KeyError):
+        raise InputError(f"checkpoint {path}: was written by another version of degrain") from None
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -144,9 +149,3 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser))
         denoiser.load_state_dict(part(read_checkpoint(path)[1], "ema.module."))
     return card, Pipeline(vae, prior, denoiser).eval()
-
-
-def card_of(stage: str, vae: VAE, images_seen: int, denoiser: Denoiser | None = None, data: dict | None = None) -> dict:
-    """The card as plain types, for the checkpoint."""
-    net = None if denoiser is None else asdict(denoiser.config)
-    return asdict(Card(stage, vae.size, images_seen, asdict(vae.config), net, data))

@@ -81,11 +81,13 @@ class VAE(nn.Module):
         config: architecture.
 
     Raises:
-        InputError: size and architecture do not fit, or 0 < std_floor < std_start fails.
+        InputError: size and architecture do not fit, latent < 1, or 0 < std_floor < std_start fails.
     """
 
     def __init__(self, size: int, config: VAEConfig) -> None:
         super().__init__()
+        if config.latent < 1:
+            raise InputError(f"latent {config.latent}: must be at least 1")
         if not 0 < config.std_floor < config.std_start:
             raise InputError(f"std_floor {config.std_floor} must lie between 0 and std_start {config.std_start}")
         self.size, self.config = size, config

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from models.pipeline import Pipeline
-from models.randomness import generator, shard_of_normal
+from models.pipeline import Card, Pipeline
+from models.randomness import generator, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
@@ -97,8 +98,12 @@ class ImageModule(pl.LightningModule):
         return generator(self.seed, EVAL_STREAM, batch_idx, device=self.device)
 
     def normal(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """This process's share of the global batch's noise; the batch is the first axis."""
-        return shard_of_normal(shape, rng, self.global_rank, self.trainer.world_size)
+        """This process's share of the global batch's standard normal noise; the batch is the first axis."""
+        return shard(torch.randn, shape, rng, self.global_rank, self.trainer.world_size)
+
+    def uniform(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """The same for noise uniform in [0, 1)."""
+        return shard(torch.rand, shape, rng, self.global_rank, self.trainer.world_size)
 
     # Logging: every curve stands against images_seen.
 
@@ -140,16 +145,29 @@ class ImageModule(pl.LightningModule):
         """The networks that a reader of the checkpoint would draw with."""
 
     @abstractmethod
-    def card(self) -> dict[str, Any]:
-        """What the checkpoint says of itself, see models.pipeline.Card."""
+    def card(self) -> Card:
+        """What the checkpoint says of its networks."""
 
     def data_description(self) -> dict[str, Any] | None:
         """What the data module says of its data, where there is one."""
-        datamodule = self.trainer.datamodule if self._trainer is not None else None
+        datamodule = self.trainer.datamodule
         return datamodule.describe() if datamodule is not None else None
 
+    def check(self, card: Card, path: str) -> None:
+        """Refuse a checkpoint that was made by another recipe.
+
+        Raises:
+            InputError: it is of another stage, image size or architecture.
+        """
+        mine = self.card()
+        for name in ("stage", "size", "vae", "denoiser"):
+            theirs = getattr(card, name)
+            if theirs != getattr(mine, name):
+                raise InputError(f"checkpoint {path}: its {name} is {theirs}, the config says {getattr(mine, name)}")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["degrain"] = self.card()
+        run = self.logger.version if self.logger is not None else None
+        checkpoint["degrain"] = asdict(replace(self.card(), data=self.data_description(), tracked_run=run))
         checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Stage 2: the GAN that denoises draws from the frozen VAE's distribution p(x|z)."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from models.errors import InputError
 from models.gaussian import HALF_BIN, Gaussian
 from models.layers import PyramidConfig
 from models.modules.base import ImageModule
-from models.pipeline import Pipeline, card_of, load_vae
+from models.pipeline import Card, Pipeline, load_vae
 
 DRAWS = 2
 """Denoisings of each z in a training step: the least that a variance over noise can be estimated from."""
@@ -106,8 +107,7 @@ class GANModule(ImageModule):
         x, rng = self.pixels(batch), self.train_rng()
         p = self.condition(x, rng)
         # Dequantised, or D would tell photographs by the 8-bit grid.
-        uniform = torch.rand(x.shape, generator=rng, device=self.device) * 2 - 1
-        real = (x + HALF_BIN * uniform - p.mean) / p.std
+        real = (x + HALF_BIN * (2 * self.uniform(x.shape, rng) - 1) - p.mean) / p.std
         noise = rearrange(self.normal((len(x), DRAWS, *x.shape[1:]), rng), "b k c h w -> k b c h w")
         draws = self.denoiser.draws(noise, p)  # (K, B, C, H, W)
         fakes = (draws - p.mean) / p.std
@@ -184,8 +184,9 @@ class GANModule(ImageModule):
     def pipeline(self) -> Pipeline:
         return Pipeline(self.vae, self.prior, self.ema.module)
 
-    def card(self) -> dict[str, Any]:
-        return card_of("gan", self.vae, self.images_seen, self.denoiser, self.data_description())
+    def card(self) -> Card:
+        vae, denoiser = asdict(self.vae.config), asdict(self.denoiser.config)
+        return Card("gan", self.vae.size, self.images_seen, vae, denoiser)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [

@@ -1,5 +1,6 @@
 """Stage 1: the VAE, trained on distortion + rate in nats per image."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from models.gaussian import Gaussian, bits_per_dimension, kl_to_standard_normal, log_bin_probability
 from models.latent_prior import GaussianPrior, LatentMoments
 from models.modules.base import ImageModule
-from models.pipeline import Pipeline, card_of
+from models.pipeline import Card, Pipeline
 from models.vae import VAE, VAEConfig
 
 
@@ -112,8 +113,8 @@ class VAEModule(ImageModule):
     def pipeline(self) -> Pipeline:
         return Pipeline(self.vae, self.prior)
 
-    def card(self) -> dict[str, Any]:
-        return card_of("vae", self.vae, self.images_seen, data=self.data_description())
+    def card(self) -> Card:
+        return Card("vae", self.vae.size, self.images_seen, asdict(self.vae.config))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.vae.parameters(), self.learning_rate)

@@ -1,0 +1,53 @@
+"""How the scripts speak: what the user can mend is one line on standard error and exit code 2, never a traceback."""
+
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+import typing
+from typing import NoReturn
+
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningArgumentParser
+
+UNKNOWN = re.compile(
+    r"Option '(?P<option>[^']+)' is not accepted|does not accept option '(?P<nested>[^']+)'"
+    r"|unrecognized arguments: -*(?P<argument>[^\s=]+)|has no attribute '(?P<attribute>[^']+)'"
+)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong in one line and exit with code 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong with a command line or config in one line, with the nearest right name for a wrong one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if found := UNKNOWN.search(message):
+            written = next(part for part in found.groups() if part)
+            known = known_names() | {part for action in self._actions for part in action.dest.split(".")}
+            wrong = next((part for part in written.split(".") if part not in known), written)
+            near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+            fail(f"config: unknown name `{wrong}`" + (f"; did you mean `{near[0]}`?" if near else f" in `{written}`"))
+        message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:\s*- ", "", message, flags=re.S)
+        message = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", message, flags=re.S)
+        fail(f"config: {message.replace('Parser key', 'value of')}")
+
+
+def known_names() -> set[str]:
+    """Names of our recipes and data modules, of their parameters and of the fields of their dataclasses."""
+    names: set[str] = set()
+    waiting: list[type] = [LightningModule, LightningDataModule]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if cls.__module__.split(".")[0] not in ("models", "data"):
+            continue
+        names |= {cls.__name__, *inspect.signature(cls).parameters}
+        hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+        waiting += [hint for hint in hints.values() if dataclasses.is_dataclass(hint)]
+    return names

@@ -1,0 +1,108 @@
+"""Draw images from a checkpoint, which needs nothing but itself.
+
+python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # rows mean, std, sample, denoised
+python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
+python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from PIL import Image
+from tqdm import tqdm
+
+from models.console import OneLineParser, fail
+from models.errors import InputError
+from models.pictures import as_pictures, panel
+from models.pipeline import Pipeline, PriorName, load_pipeline
+
+
+def sample(
+    checkpoint: str,
+    n: int = 64,
+    seed: int = 0,
+    out: str = "samples.png",
+    row: Literal["mean", "std", "sample", "denoised"] | None = None,
+    prior: PriorName = "fitted",
+    batch_size: int = 64,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Draw images from a checkpoint.
+
+    Args:
+        checkpoint: file of either stage.
+        n: number of images.
+        seed: image i depends on (seed, i) alone.
+        out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3).
+        row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
+        prior: `fitted` to q(z), or `standard`, N(0, I).
+        batch_size: images decoded at once.
+        device: `cpu`, `cuda`, or `auto`.
+        overwrite: replace what is at `out`.
+
+    Raises:
+        InputError: an argument is out of range, the checkpoint unreadable, or something is at `out` already.
+    """
+    target = Path(out)
+    single = out.endswith("/") or target.is_dir()
+    if n < 1 or seed < 0 or batch_size < 1:
+        raise InputError(f"sample: --n {n} and --batch_size {batch_size} must be at least 1, --seed {seed} at least 0")
+    if not single and target.suffix not in (".png", ".npz"):
+        raise InputError(f"sample: --out {out}: end it in .png, .npz or, for single images, in /")
+    if (any(target.iterdir()) if target.is_dir() else target.exists()) and not overwrite:
+        raise InputError(f"sample: {out} exists; choose another --out or pass --overwrite true")
+    card, pipeline = load_pipeline(checkpoint)
+    if row not in (None, *pipeline.rows):
+        raise InputError(
+            f"sample: --row {row}: {checkpoint} is of stage {card.stage} and has {', '.join(pipeline.rows)}"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    batches = draw_batches(pipeline.to(device), n, seed, prior, batch_size)
+    row = row or pipeline.rows[-1]
+    (target if single else target.parent).mkdir(parents=True, exist_ok=True)
+    if single:
+        for first, rows in batches:
+            for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
+                Image.fromarray(picture).save(target / f"{i:06d}.png")
+    elif target.suffix == ".npz":
+        write(
+            target,
+            lambda file: np.savez(file, images=np.concatenate([as_pictures(row, rows[row]) for _, rows in batches])),
+        )
+    else:
+        drawn = [rows for _, rows in batches]
+        picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in pipeline.rows})
+        write(target, lambda file: picture.save(file, "png"))
+    print(f"wrote: {out}")
+
+
+def draw_batches(
+    pipeline: Pipeline, n: int, seed: int, prior: PriorName, batch_size: int
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
+    firsts = range(0, n, batch_size)
+    for first in tqdm(firsts, "sampling", unit="batch", disable=len(firsts) < 2):
+        rows = pipeline.draw(seed, range(first, min(n, first + batch_size)), prior)
+        yield first, {name: images.cpu() for name, images in rows.items()}
+
+
+def write(path: Path, save) -> None:
+    """Write a file under another name and rename it, so that what was there survives a failure."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        save(file)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    try:
+        auto_cli(sample, parser_class=OneLineParser)
+    except InputError as error:
+        fail(str(error))
