@@ -64,10 +64,16 @@ def sample(
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    batches = draw_batches(pipeline.to(device), n, seed, prior, batch_size)
+    try:
+        pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"sample: --device {device} cannot be used: {error}") from None
+    batches = draw_batches(pipeline, n, seed, prior, batch_size)
     row = row or pipeline.rows[-1]
     (target if single else target.parent).mkdir(parents=True, exist_ok=True)
     if single:
+        for old in target.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
+            old.unlink()
         for first, rows in batches:
             for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
                 Image.fromarray(picture).save(target / f"{i:06d}.png")
@@ -101,8 +107,13 @@ def write(path: Path, save) -> None:
     os.replace(temporary, path)
 
 
-if __name__ == "__main__":
+def main(args: list[str] | None = None) -> None:
+    """Run a command line; what the user can mend ends in one line and exit code 2."""
     try:
-        auto_cli(sample, parser_class=OneLineParser)
-    except InputError as error:
+        auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
+    except (InputError, OSError) as error:
         fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,8 @@
 Every entry of a config can be given on the command line; `fit --help` and `fit --model.help CLASS` list them.
 """
 
+import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from data.cache import DataError
 from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
-from models.console import OneLineParser, fail
+from models.console import OneLineParser, cause, fail
 from models.errors import InputError
 from models.pipeline import Card, read_checkpoint
 from models.tracking import Mode, make_tracker
@@ -52,6 +56,7 @@ class CLI(LightningCLI):
     """Adds what a run is: a name, a folder of its own, tracking, and what to go on from."""
 
     card: Card | None = None
+    state: dict[str, Tensor]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, help="name of the run; its folder is RUNS/NAME")
@@ -75,19 +80,19 @@ class CLI(LightningCLI):
                 f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
             )
         self.folder = Path(config.runs) / config.name
-        if config.ckpt_path == "last":
+        if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
             config.ckpt_path = str(self.folder / "last.ckpt")
             if self.subcommand == "fit" and not Path(config.ckpt_path).exists():
                 config.ckpt_path = None  # the run was stopped before its first checkpoint, or has not begun
-        elif self.subcommand == "fit" and self.folder.exists():
+        elif self.subcommand == "fit" and any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt")):
             raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
         if config.ckpt_path:
-            self.card, _ = read_checkpoint(config.ckpt_path)
+            self.card, self.state = read_checkpoint(config.ckpt_path)
         config.weights_only = True  # a checkpoint is data, never code
 
     def after_instantiate_classes(self) -> None:
         if self.card is not None:
-            self.model.check(self.card, self.config[self.subcommand].ckpt_path)
+            self.model.check(self.card, self.state, self.config[self.subcommand].ckpt_path)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
@@ -101,6 +106,14 @@ class CLI(LightningCLI):
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
         return super()._instantiate_trainer(config, callbacks)
 
+    def fit(self, model: LightningModule, **settings: Any) -> None:
+        """Train, unless the run that is gone on with has seen its budget."""
+        if self.card is not None and self.card.images_seen >= model.budget:
+            seen = f"{self.card.images_seen:,} of {model.budget:,} images"
+            rank_zero_only(print)(f"run {self.folder.name} has seen {seen}: a larger --model.budget goes on with it")
+        else:
+            self.trainer.fit(model, **settings)
+
     def after_run(self) -> None:
         rank_zero_only(print)(f"run: {self.folder}")
 
@@ -109,8 +122,10 @@ class CLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; what the user can mend ends in one line and exit code 2."""
-    for message in (".*does not have many workers.*", ".*is smaller than the logging interval.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    for message in ("does not have many workers", "smaller than the logging interval", "LeafSpec", "in eval mode"):
+        warnings.filterwarnings("ignore", f".*{message}")
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements, no list of hardware that is absent
     try:
         CLI(
             LightningModule,
@@ -125,8 +140,12 @@ def main(args: list[str] | None = None) -> None:
             parser_class=OneLineParser,
             args=args,
         )
-    except (DataError, InputError) as error:
-        fail(str(error))
+    except Exception as error:
+        if known := cause(error, (DataError, InputError)):
+            fail(str(known))
+        raise
+    except SIGTERMException:  # while measuring; its own exit code is 0
+        sys.exit(143)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,10 @@ class ImageDataModule(pl.LightningDataModule):
         limit_valid: int | None = None,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise DataError(
+                f"--data.batch_size {batch_size}, --data.eval_batch_size {eval_batch_size}: at least 1 each"
+            )
         self.size = size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
@@ -16,24 +20,40 @@ from models.pictures import panel
 
 
 class ImagesProgressBar(TQDMProgressBar):
-    """One bar for the whole run, in images seen of the budget, instead of one a leg in batches."""
+    """One bar for the whole run, in images seen of the budget, instead of one a leg in batches.
 
-    def init_train_tqdm(self):
-        bar = super().init_train_tqdm()
-        bar.bar_format = (
-            "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    Where the output is a file, a line every half minute, and no bar of the validations.
+    """
+
+    def init_train_tqdm(self) -> Tqdm:
+        in_a_file = not sys.stdout.isatty()
+        module = self.trainer.lightning_module
+        return Tqdm(
+            initial=module.images_seen,
+            total=module.budget,
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=Lines() if in_a_file else sys.stdout,
+            mininterval=30 if in_a_file else 0.1,
+            maxinterval=60,
+            smoothing=0,
+            unit=" images",
+            bar_format="training {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
-        bar.unit, bar.unit_scale = " images", False
-        return bar
 
-    def on_train_start(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        super().on_train_start(trainer, module)
-        self.train_progress_bar.set_description_str("training")
-        self.train_progress_bar.reset(module.budget)
-        self.train_progress_bar.initial = self.train_progress_bar.n = module.images_seen
+    def init_validation_tqdm(self) -> Tqdm:
+        in_a_file = self.trainer.state.fn == "fit" and not sys.stdout.isatty()
+        return Tqdm(disable=True) if in_a_file else super().init_validation_tqdm()
 
     def on_train_epoch_start(self, *_) -> None:
         """Nothing: a leg is no unit of its own."""
+
+    on_train_epoch_end = on_train_epoch_start
+
+    def on_exception(self, *_) -> None:
+        if self._train_progress_bar is not None:
+            self.train_progress_bar.close()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
         bar = self.train_progress_bar
@@ -48,10 +68,22 @@ class ImagesProgressBar(TQDMProgressBar):
         return {name: f"{value:.4g}" for name, value in values.items() if value is not None}
 
 
+class Lines:
+    """A file for tqdm that puts what would be written over the bar on a line of its own."""
+
+    def write(self, text: str) -> None:
+        if "%" in text:  # not what moves the cursor
+            print(text.strip(), flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
 class Checkpoints(Callback):
     """Keeps `last.ckpt` in the run's folder: after every validation, and between them every few minutes.
 
     A checkpoint is written under another name and renamed, so that a kill at any moment leaves a whole one.
+    Ctrl-C or SIGTERM ends the run after the batch, or the validation, that is under way, with a checkpoint.
 
     Args:
         path: the file.
@@ -60,11 +92,24 @@ class Checkpoints(Callback):
 
     def __init__(self, path: Path, minutes: float = 5.0) -> None:
         self.path, self.seconds, self.saved_at = path, 60 * minutes, time.monotonic()
+        self.interrupted = False
+
+    def on_train_start(self, *_) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):  # the Trainer puts the old handlers back at its end
+                signal.signal(number, self.interrupt)
+
+    def interrupt(self, *_) -> None:
+        """Ask the run to stop; a second time, stop where it stands."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint; all processes take part, the first one writes."""
         temporary = self.path.with_suffix(".part")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -73,13 +118,20 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
         # Not on a leg's last batch: a checkpoint there would resume behind the validation that is still to come.
-        mid_leg = module.images_seen < module.budget and module.images_seen % module.validate_every
-        due = trainer.strategy.broadcast(time.monotonic() - self.saved_at > self.seconds)
-        if mid_leg and due:
-            self.save(trainer)
+        if not trainer.is_last_batch:
+            self.save_and_stop(trainer, due=time.monotonic() - self.saved_at > self.seconds)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        self.save(trainer)
+        self.save_and_stop(trainer, due=True)
+
+    def save_and_stop(self, trainer: pl.Trainer, due: bool) -> None:
+        """Save if it is due or the run was asked to stop, which it then does; the first process decides for all."""
+        due, stop = trainer.strategy.broadcast((due, self.interrupted))
+        if due or stop:
+            self.save(trainer)
+        if stop:
+            print(f"stopped; {self.path} is up to date, and --ckpt_path last goes on from it", file=sys.stderr)
+            raise KeyboardInterrupt
 
 
 class Pictures(Callback):

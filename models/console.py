@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 import typing
+from argparse import ArgumentParser, _SubParsersAction
 from typing import NoReturn
 
 from pytorch_lightning import LightningDataModule, LightningModule
@@ -15,6 +16,8 @@ UNKNOWN = re.compile(
     r"Option '(?P<option>[^']+)' is not accepted|does not accept option '(?P<nested>[^']+)'"
     r"|unrecognized arguments: -*(?P<argument>[^\s=]+)|has no attribute '(?P<attribute>[^']+)'"
 )
+
+NEITHER = ": give it `class_path` and, below `init_args`, its parameters, and nothing else"
 
 
 def fail(message: str) -> NoReturn:
@@ -29,18 +32,39 @@ class OneLineParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if found := UNKNOWN.search(message):
             written = next(part for part in found.groups() if part)
-            known = known_names() | {part for action in self._actions for part in action.dest.split(".")}
-            wrong = next((part for part in written.split(".") if part not in known), written)
-            near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+            here = option_names(self)
+            wrong = next((part for part in written.split(".") if part not in here), written)
+            near = difflib.get_close_matches(wrong, here, n=1) or difflib.get_close_matches(wrong, known_names(), n=1)
             fail(f"config: unknown name `{wrong}`" + (f"; did you mean `{near[0]}`?" if near else f" in `{written}`"))
         message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:\s*- ", "", message, flags=re.S)
+        message = re.sub(r"\s*Subclass types expect one of.*", NEITHER, message, flags=re.S)
+        message = re.sub(
+            r"\s*- Expected a <class 'NoneType'>.*?Given value: (?=\w+$)", ". Got value: ", message, flags=re.S
+        )
         message = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", message, flags=re.S)
         fail(f"config: {message.replace('Parser key', 'value of')}")
 
 
+def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The error itself or what it was raised from, whichever is of the kinds: the parser wraps what a class raises."""
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__
+    return error
+
+
+def option_names(parser: ArgumentParser) -> set[str]:
+    """The parts of the names of all options of a parser and its subcommands."""
+    names: set[str] = set()
+    for action in parser._actions:
+        names |= set(action.dest.split("."))
+        if isinstance(action, _SubParsersAction):
+            names = names.union(*map(option_names, action.choices.values()))
+    return names
+
+
 def known_names() -> set[str]:
     """Names of our recipes and data modules, of their parameters and of the fields of their dataclasses."""
-    names: set[str] = set()
+    names = {"class_path", "init_args"}
     waiting: list[type] = [LightningModule, LightningDataModule]
     while waiting:
         cls = waiting.pop()

@@ -29,10 +29,10 @@ class Card:
     """What a checkpoint says of itself.
 
     Args:
-        stage: `vae` or `gan`.
+        stage: `vae`, `gan` or `toy`.
         size: image side in pixels.
         images_seen: training images seen in this stage.
-        vae: fields of the VAEConfig.
+        vae: fields of the VAEConfig; of a toy its settings.
         denoiser: fields of the denoiser's PyramidConfig, after stage 2.
         data: what the data module says of its data.
         tracked_run: id of the run in W&B, which training goes on with.
@@ -130,6 +130,8 @@ def load_vae(path: str | Path) -> tuple[Card, VAE, GaussianPrior]:
         InputError: see read_checkpoint.
     """
     card, state = read_checkpoint(path)
+    if card.stage == "toy":
+        raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
     config = card.vae_config()
     vae, prior = VAE(card.size, config), GaussianPrior(config.latent)
     vae.load_state_dict(part(state, "vae."))

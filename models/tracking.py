@@ -14,6 +14,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
+from models.errors import InputError
+
 if TYPE_CHECKING:
     from wandb import Run
 
@@ -86,7 +88,7 @@ class Tracker(WandbLogger):
         """The W&B run, started at first use.
 
         Raises:
-            RuntimeError: W&B did not start: no API key or a wrong one, no network, no answer.
+            InputError: W&B did not start: no API key or a wrong one, no network, no answer.
         """
         import wandb
 
@@ -95,7 +97,7 @@ class Tracker(WandbLogger):
                 self._experiment = self._start_run()
             except wandb.Error as error:
                 reason = " ".join(str(error).split())
-                raise RuntimeError(f"W&B did not start ({reason}); pass --wandb offline") from error
+                raise InputError(f"W&B did not start ({reason}); pass --wandb offline") from error
             self._experiment.define_metric("*", step_metric="images_seen", step_sync=True)
         return self._experiment
 

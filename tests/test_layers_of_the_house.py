@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NETWORKS = ("denoiser", "discriminator", "layers", "pictures", "pipeline", "vae")
+NETWORKS = ("denoiser", "discriminator", "ensemble", "layers", "pictures", "pipeline", "vae")
 RECIPES = ("callbacks", "console", "tracking")  # and the package models.modules
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
 SOURCES = sorted(path.relative_to(ROOT) for top in ("models", "data") for path in (ROOT / top).rglob("*.py"))
@@ -23,7 +23,8 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {node.module} - {"models"}  # `from models import x` imports models.x
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 

@@ -11,6 +11,7 @@ import torch
 import wandb
 from PIL import Image
 
+from models.errors import InputError
 from models.tracking import Tracker, make_tracker
 from tests.wandb_records import config, history, read_records, run_ids
 
@@ -160,6 +161,6 @@ def test_auto_is_offline_without_a_key_or_when_the_environment_says_so(tmp_path,
 @pytest.mark.parametrize("mode, key, reason", [("online", "", "No API key"), ("auto", "0", "KEY invalid")])
 def test_online_that_fails_says_the_way_out_in_one_line(tmp_path, monkeypatch, mode, key, reason):
     monkeypatch.setenv("WANDB_API_KEY", key)
-    with pytest.raises(RuntimeError, match=f"W&B did not start .*{reason}.*--wandb offline") as caught:
+    with pytest.raises(InputError, match=f"W&B did not start .*{reason}.*--wandb offline") as caught:
         make_tracker(mode, "line", tmp_path).log_metrics({"train/loss": 1.0}, step=1)
     assert "\n" not in str(caught.value)

@@ -16,8 +16,8 @@ from models.randomness import generator, shard
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
 
-class ImageModule(pl.LightningModule):
-    """A recipe whose position is `images_seen` alone.
+class Recipe(pl.LightningModule):
+    """A recipe whose position is `images_seen` alone; in the toys an image is a vector.
 
     An epoch of the Trainer is one leg: the images up to the next multiple of `validate_every`. Data order, noise and
     schedules are functions of (seed, images_seen), so that a checkpoint resumes wherever it was taken and Lightning's
@@ -70,7 +70,7 @@ class ImageModule(pl.LightningModule):
 
     def global_batch(self, batch: dict[str, Tensor]) -> int:
         """Images of this step over all processes."""
-        return len(batch["image"]) * self.trainer.world_size
+        return len(next(iter(batch.values()))) * self.trainer.world_size
 
     def scheduled_rate(self) -> float:
         """The learning rate now: linear warm-up, constant, half-cosine decay to 0."""
@@ -84,10 +84,6 @@ class ImageModule(pl.LightningModule):
                 group["lr"] = self.scheduled_rate()
 
     # Data and noise.
-
-    def pixels(self, batch: dict[str, Tensor]) -> Tensor:
-        """The batch's images as float32 (B, 3, H, W) on the grid k/255."""
-        return batch["image"].to(dtype=torch.float32, memory_format=torch.channels_last) / 255
 
     def train_rng(self) -> torch.Generator:
         """The stream of this training step."""
@@ -124,9 +120,63 @@ class ImageModule(pl.LightningModule):
         self.log("step", torch.tensor(self.images_seen, dtype=torch.float64), reduce_fx="max")
 
     def on_validation_epoch_end(self) -> None:
-        self.log_step()
+        if self.trainer.state.fn == "fit":
+            self.log_step()
 
-    on_test_epoch_end = on_validation_epoch_end
+    # Checkpoints.
+
+    @abstractmethod
+    def card(self) -> Card:
+        """What the checkpoint says of its networks."""
+
+    def data_description(self) -> dict[str, Any] | None:
+        """What the data module says of its data, where there is one."""
+        datamodule = self.trainer.datamodule
+        return datamodule.describe() if datamodule is not None else None
+
+    def check(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        """Refuse a checkpoint that was made by another recipe.
+
+        Raises:
+            InputError: it is of another stage, image size or architecture.
+        """
+        mine, theirs = (
+            {**leaves(asdict(c)), **shapes(s)} for c, s in ((self.card(), self.state_dict()), (card, state))
+        )
+        for name in (*theirs, *mine):
+            of_the_position = name.split(".")[0] in ("images_seen", "data", "tracked_run")
+            if not of_the_position and theirs.get(name) != mine.get(name):
+                said = f"its {name} is {theirs.get(name)}, the config says {mine.get(name)}"
+                raise InputError(f"checkpoint {path}: {said}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        run = self.logger.version if self.logger is not None else None
+        checkpoint["degrain"] = asdict(replace(self.card(), data=self.data_description(), tracked_run=run))
+        checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.images_seen = checkpoint["degrain"]["images_seen"]
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dictionaries, by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a state dict."""
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+class ImageModule(Recipe):
+    """A recipe on images: pixels in, named terms of held-out images, and the networks that draw its pictures."""
+
+    def pixels(self, batch: dict[str, Tensor]) -> Tensor:
+        """The batch's images as float32 (B, 3, H, W) on the grid k/255."""
+        return batch["image"].to(dtype=torch.float32, memory_format=torch.channels_last) / 255
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.log_terms("val", self.evaluate(batch, batch_idx))
@@ -138,37 +188,6 @@ class ImageModule(pl.LightningModule):
     def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Named terms of held-out images, per sample, (B,)."""
 
-    # Pictures and checkpoints.
-
     @abstractmethod
     def pipeline(self) -> Pipeline:
         """The networks that a reader of the checkpoint would draw with."""
-
-    @abstractmethod
-    def card(self) -> Card:
-        """What the checkpoint says of its networks."""
-
-    def data_description(self) -> dict[str, Any] | None:
-        """What the data module says of its data, where there is one."""
-        datamodule = self.trainer.datamodule
-        return datamodule.describe() if datamodule is not None else None
-
-    def check(self, card: Card, path: str) -> None:
-        """Refuse a checkpoint that was made by another recipe.
-
-        Raises:
-            InputError: it is of another stage, image size or architecture.
-        """
-        mine = self.card()
-        for name in ("stage", "size", "vae", "denoiser"):
-            theirs = getattr(card, name)
-            if theirs != getattr(mine, name):
-                raise InputError(f"checkpoint {path}: its {name} is {theirs}, the config says {getattr(mine, name)}")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        run = self.logger.version if self.logger is not None else None
-        checkpoint["degrain"] = asdict(replace(self.card(), data=self.data_description(), tracked_run=run))
-        checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images_seen = checkpoint["degrain"]["images_seen"]

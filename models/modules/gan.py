@@ -45,7 +45,7 @@ class GANModule(ImageModule):
         seed: of all noise in training and validation.
 
     Raises:
-        InputError: no readable stage-1 checkpoint at `vae`, or one of another size.
+        InputError: an argument out of range, no readable stage-1 checkpoint at `vae`, or one of another size.
     """
 
     def __init__(
@@ -58,16 +58,25 @@ class GANModule(ImageModule):
         validate_every: int = 10_000,
         learning_rate: float = 4e-4,
         warmup: float = 0.01,
-        decay: float = 0.25,
-        penalty_weight: float = 1.0,
+        decay: float = 0.5,
+        penalty_weight: float = 10.0,
         penalty_every: int = 4,
-        spread_weight: float = 0.1,
-        ema_images: int = 2_000,
+        spread_weight: float = 0.2,
+        ema_images: int = 1_000,
         ratio_images: int = 64,
         ratio_draws: int = 8,
         seed: int = 0,
     ) -> None:
         super().__init__(budget, validate_every, learning_rate, warmup, decay, seed)
+        if penalty_weight < 0 or spread_weight < 0:
+            raise InputError(
+                f"model: penalty_weight ({penalty_weight}) and spread_weight ({spread_weight}) must not be negative"
+            )
+        if min(penalty_every, ema_images, ratio_images) < 1 or ratio_draws < 2:
+            raise InputError(
+                f"model: penalty_every ({penalty_every}), ema_images ({ema_images}), ratio_images ({ratio_images}) "
+                f"must be at least 1, ratio_draws ({ratio_draws}) at least 2"
+            )
         self.automatic_optimization = False
         self.penalty_weight, self.penalty_every, self.spread_weight = penalty_weight, penalty_every, spread_weight
         self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
@@ -163,7 +172,7 @@ class GANModule(ImageModule):
     def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x, rng = self.pixels(batch), self.eval_rng(batch_idx)
         p = self.condition(x, rng)
-        count = max(0, min(len(x), self.ratio_images - batch_idx * len(x)))
+        count = int((batch["index"] < self.ratio_images).sum())  # the first of all held-out images
         draws = self.ratio_draws if count else 1
         noise = rearrange(self.normal((len(x), draws, *x.shape[1:]), rng), "b k c h w -> k b c h w")
         denoised = self.ema.module(noise[0], p)

@@ -7,6 +7,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from models.errors import InputError
 from models.gaussian import Gaussian, bits_per_dimension, kl_to_standard_normal, log_bin_probability
 from models.latent_prior import GaussianPrior, LatentMoments
 from models.modules.base import ImageModule
@@ -29,6 +30,9 @@ class VAEModule(ImageModule):
         gradient_clip: largest norm of the gradient of the loss in nats per dimension.
         prior_images: training images that the prior is fitted to, each with its mirror image if the data are flipped.
         seed: of all noise in training and validation.
+
+    Raises:
+        InputError: an argument out of range.
     """
 
     def __init__(
@@ -46,6 +50,12 @@ class VAEModule(ImageModule):
         seed: int = 0,
     ) -> None:
         super().__init__(budget, validate_every, learning_rate, warmup, decay, seed)
+        if not 0 <= rate_warmup <= 1:
+            raise InputError(f"model: rate_warmup ({rate_warmup}) is a share of the budget, from 0 to 1")
+        if gradient_clip <= 0 or prior_images < 1:
+            raise InputError(
+                f"model: gradient_clip ({gradient_clip}) must be positive, prior_images ({prior_images}) at least 1"
+            )
         self.rate_warmup, self.gradient_clip, self.prior_images = rate_warmup, gradient_clip, prior_images
         self.vae = VAE(size, net)
         self.prior = GaussianPrior(net.latent)
@@ -102,6 +112,11 @@ class VAEModule(ImageModule):
                 moments.update(self.vae.encode(self.pixels(batch)))
         self.prior.fit(moments)
         self.active_units = (moments.covariance_of_means().diagonal() > 0.01).sum()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if self.trainer.state.fn == "fit":
+            self.log("val/active_units", self.active_units.float())
 
     def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         x = self.pixels(batch)

@@ -1,0 +1,38 @@
+"""What tests share: one thread, and one tiny run of each stage that is trained once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Finished runs below `root`, tracked offline; tests read them and write elsewhere."""
+
+    root: Path
+    vae: Path
+    gan: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing by more, and one thread adds in one order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of each stage on portraits."""
+    root = tmp_path_factory.mktemp("trained")
+    return Trained(root, *(tiny.run(root, stage, "--wandb", "offline") for stage in ("vae", "gan")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Calling train.main with arguments, beside pytest's own, is what the tests do; the rest train.py silences too."""
+    for message in ("LightningCLI's args parameter", ".*LeafSpec", ".*in eval mode"):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+    config.addinivalue_line("filterwarnings", "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")

@@ -1,0 +1,194 @@
+"""sample.py as its user meets it: pixels by seed and number, three kinds of file, errors in one line."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sample
+from models.pictures import panel
+from models.pipeline import load_pipeline
+
+ROOT = Path(__file__).parent.parent
+ROWS = {"vae": ["mean", "std", "sample"], "gan": ["mean", "std", "sample", "denoised"]}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in: a checkpoint is all that sampling needs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def images(checkpoint: Path, *options: str) -> np.ndarray:
+    """What FILE.npz holds, (N, H, W, 3) uint8."""
+    sample.main([str(checkpoint), "--out", "images.npz", "--overwrite", "true", "--device", "cpu", *options])
+    with np.load("images.npz") as file:
+        assert file.files == ["images"]
+        return file["images"]
+
+
+def error_of(capsys: pytest.CaptureFixture, command: Sequence[object]) -> str:
+    """The one line of standard error that a command ends with, exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        sample.main([str(word) for word in command])
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+# --- which pixels
+
+
+@pytest.mark.parametrize("stage", ["vae", "gan"])
+def test_the_rows_are_those_of_the_stage_and_the_last_is_written(trained, stage):
+    checkpoint = getattr(trained, stage) / "last.ckpt"
+    rows = {row: images(checkpoint, "--n", "3", "--row", row) for row in ROWS[stage]}
+    assert all(a.shape == (3, 32, 32, 3) and a.dtype == np.uint8 for a in rows.values())
+    assert len({a.tobytes() for a in rows.values()}) == len(rows)
+    assert np.array_equal(images(checkpoint, "--n", "3"), rows[ROWS[stage][-1]])
+    _, pipeline = load_pipeline(checkpoint)
+    assert list(pipeline.rows) == ROWS[stage]
+    drawn = pipeline.draw(0, range(3))["mean"].clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert np.abs(rows["mean"] - 255 * drawn).max() <= 0.5 + 1e-3
+
+
+def test_a_sample_is_the_mean_and_noise_of_the_std(trained):
+    _, pipeline = load_pipeline(trained.gan / "last.ckpt")
+    rows = pipeline.draw(0, range(8))
+    noise = (rows["sample"] - rows["mean"]) / rows["std"]
+    assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
+
+
+def test_the_seed_decides(trained):
+    checkpoint = trained.gan / "last.ckpt"
+    first = images(checkpoint, "--n", "4", "--seed", "5")
+    torch.rand(3)
+    assert np.array_equal(first, images(checkpoint, "--n", "4", "--seed", "5"))
+    other = images(checkpoint, "--n", "4", "--seed", "6")
+    assert all(not np.array_equal(a, b) for a in first for b in other)
+
+
+def test_an_image_depends_on_seed_and_number_alone(trained):
+    checkpoint = trained.gan / "last.ckpt"
+    many = images(checkpoint, "--n", "7", "--batch_size", "7").astype(int)
+    assert np.abs(images(checkpoint, "--n", "3", "--batch_size", "7") - many[:3]).max() <= 1
+    for size in ("1", "2", "100"):  # sums may run in another order
+        assert np.abs(images(checkpoint, "--n", "7", "--batch_size", size) - many).max() <= 1
+
+
+def test_the_standard_prior_is_another_one(trained):
+    checkpoint = trained.vae / "last.ckpt"
+    fitted = images(checkpoint, "--n", "2", "--row", "mean")
+    assert np.array_equal(fitted, images(checkpoint, "--n", "2", "--row", "mean", "--prior", "fitted"))
+    assert not np.array_equal(fitted, images(checkpoint, "--n", "2", "--row", "mean", "--prior", "standard"))
+
+
+# --- which files
+
+
+@pytest.mark.parametrize("stage", ["vae", "gan"])
+def test_a_png_is_the_panel_of_all_rows(trained, capsys, stage):
+    checkpoint = getattr(trained, stage) / "last.ckpt"
+    sample.main([str(checkpoint), "--n", "3", "--batch_size", "2", "--device", "cpu"])
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote: samples.png"
+    _, pipeline = load_pipeline(checkpoint)
+    batches = [pipeline.draw(0, range(2)), pipeline.draw(0, range(2, 3))]
+    expected = panel({row: torch.cat([batch[row] for batch in batches]) for row in ROWS[stage]})
+    with Image.open("samples.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_a_folder_holds_single_images(trained, capsys):
+    checkpoint = trained.gan / "last.ckpt"
+    sample.main([str(checkpoint), "--n", "5", "--batch_size", "2", "--out", "new/folder/", "--device", "cpu"])
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote: new/folder/"
+    paths = sorted(Path("new/folder").iterdir())
+    assert [path.name for path in paths] == [f"{i:06d}.png" for i in range(5)]
+    pictures = [np.asarray(Image.open(path)) for path in paths]
+    assert np.array_equal(pictures, images(checkpoint, "--n", "5", "--batch_size", "2"))
+    sample.main([str(checkpoint), "--n", "2", "--out", "means/", "--row", "mean", "--device", "cpu"])
+    assert np.array_equal(
+        [np.asarray(Image.open(f"means/{i:06d}.png")) for i in range(2)],
+        images(checkpoint, "--n", "2", "--row", "mean"),
+    )
+
+
+def test_folders_on_the_way_are_made_and_no_part_is_left(trained, elsewhere):
+    sample.main([str(trained.vae / "last.ckpt"), "--n", "2", "--out", "a/b/c.npz", "--device", "cpu"])
+    assert [path.name for path in Path("a/b").iterdir()] == ["c.npz"]
+
+
+@pytest.mark.parametrize("out", ["there.png", "there.npz", "there/"])
+def test_what_is_there_is_replaced_on_request_alone(trained, capsys, out):
+    held = Path(out) / "own.txt" if out.endswith("/") else Path(out)
+    held.parent.mkdir(exist_ok=True)
+    held.write_bytes(b"mine")
+    command = [trained.vae / "last.ckpt", "--n", "1", "--out", out, "--device", "cpu"]
+    line = error_of(capsys, command)
+    assert f"{out} exists; choose another --out or pass --overwrite true" in line
+    assert held.read_bytes() == b"mine"
+    assert error_of(capsys, [*command, "--row", "denoised", "--overwrite", "true"]) and held.read_bytes() == b"mine"
+    sample.main([str(word) for word in (*command, "--overwrite", "true")])
+    assert (Path(out) / "000000.png").exists() if out.endswith("/") else held.read_bytes() != b"mine"
+
+
+# --- what a user can mend
+
+
+WRONG = {
+    "none": (["--n", "0"], "--n 0"),
+    "negative seed": (["--seed", "-1"], "--seed -1"),
+    "no batch": (["--batch_size", "0"], "--batch_size 0"),
+    "type": (["--n", "many"], "many"),
+    "row": (["--row", "denoised"], "is of stage vae and has mean, std, sample"),
+    "unknown row": (["--row", "meen"], "meen"),
+    "prior": (["--prior", "other"], "other"),
+    "ending": (["--out", "picture.jpg"], "picture.jpg: end it in .png, .npz"),
+    "device": (["--device", "gpu"], "--device gpu cannot be used"),
+    "typo": (["--sede", "1"], "unknown name `sede`; did you mean `seed`?"),
+    "another typo": (["--batchsize", "1"], "unknown name `batchsize`; did you mean `batch_size`?"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_is_one_line_and_writes_nothing(trained, capsys, elsewhere, case):
+    options, said = WRONG[case]
+    assert said in error_of(capsys, [trained.vae / "last.ckpt", *options])
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_checkpoint_that_is_none_is_one_line(trained, capsys):
+    assert "absent.ckpt: no such file" in error_of(capsys, ["absent.ckpt"])
+    Path("part.ckpt").write_bytes((trained.vae / "last.ckpt").read_bytes()[:5000])
+    assert "part.ckpt: cannot be read" in error_of(capsys, ["part.ckpt"])
+    torch.save({"state_dict": {}}, "other.ckpt")
+    assert "was not written by degrain" in error_of(capsys, ["other.ckpt"])
+    assert "checkpoint" in error_of(capsys, [])
+
+
+def test_a_place_that_cannot_be_written_is_one_line(trained, capsys):
+    Path("file").write_bytes(b"")
+    assert "file" in error_of(capsys, [trained.vae / "last.ckpt", "--n", "1", "--out", "file/s.png"])
+
+
+# --- as a process
+
+
+def test_a_checkpoint_alone_is_enough(trained, elsewhere):
+    shutil.copy(trained.gan / "last.ckpt", elsewhere / "alone.ckpt")
+    command = [sys.executable, ROOT / "sample.py", "alone.ckpt", "--n", "3", "--batch_size", "2", "--out", "s.npz"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "wrote: s.npz"
+    assert "sampling" in done.stderr and "Warning" not in done.stderr
+    with np.load("s.npz") as file:
+        assert np.abs(file["images"] - images(elsewhere / "alone.ckpt", "--n", "3").astype(int)).max() <= 1

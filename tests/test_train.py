@@ -1,0 +1,444 @@
+"""train.py as its user meets it: what a run leaves, going on with it, and errors in one line."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import train
+from models.callbacks import Checkpoints
+from models.latent_prior import GaussianPrior
+from models.layers import PyramidConfig
+from models.pipeline import Card
+from models.vae import VAE, VAEConfig
+from tests import tiny
+from tests.conftest import Trained
+from tests.tiny import BATCH, BUDGET, LEG
+from tests.wandb_records import config, history, read_records, run_ids
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("vae", "gan")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_it_was():
+    """The Trainer ignores Ctrl-C once it was pressed; the tests that follow should not."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def root(trained: Trained, tmp_path: Path) -> Path:
+    """A folder of runs of the test's own, with the trained stage 1 and the caches in it."""
+    (tmp_path / "runs/vae").mkdir(parents=True)
+    shutil.copy(trained.vae / "last.ckpt", tmp_path / "runs/vae")
+    (tmp_path / "cache").symlink_to(trained.root / "cache")
+    return tmp_path
+
+
+def copy_of_run(trained: Trained, root: Path, stage: str) -> Path:
+    """A copy of a trained run that the test may change."""
+    return Path(shutil.copytree(getattr(trained, stage), root / "runs" / stage, dirs_exist_ok=True))
+
+
+def stopped(root: Path, stage: str, callback: str, images: int, *options: str) -> int | str | None:
+    """Train with a callback that ends the run early; gives the exit code."""
+    callbacks = json.dumps([{"class_path": f"tests.tiny.{callback}", "init_args": {"images": images}}])
+    with pytest.raises(SystemExit) as caught:
+        tiny.run(root, stage, "--name", "mine", "--trainer.callbacks", callbacks, *options)
+    return caught.value.code
+
+
+def assert_equal_states(one: Any, other: Any, where: str = "") -> None:
+    """Nested containers of tensors are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal_states(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal_states(a, b, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
+# --- what a run leaves
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_leaves_config_checkpoint_metrics_and_pictures(trained, stage):
+    folder = getattr(trained, stage)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "last.ckpt", "metrics.json", "pictures", "wandb"}
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert resolved["name"] == stage and resolved["model"]["init_args"]["learning_rate"] > 0  # a default, resolved
+    pictures = {path.name for path in (folder / "pictures").iterdir()}
+    assert pictures == {f"{n:09d}-{what}.png" for n in (LEG, BUDGET) for what in ("draws", "reconstructions")}
+    for path in (folder / "pictures").iterdir():
+        with Image.open(path) as picture:
+            picture.verify()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["images_seen"] == tiny.checkpoint(folder)["degrain"]["images_seen"] == BUDGET
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_offline_run_holds_scalars_pictures_and_config(trained, stage):
+    folder = getattr(trained, stage)
+    records = read_records(folder)
+    rows = history(records)
+    loss = {"vae": "train/distortion", "gan": "train/g_loss"}[stage]
+    assert [row["images_seen"] for row in rows if loss in row] == list(range(BATCH, BUDGET + 1, BATCH))
+    value = {"vae": "val/distortion", "gan": "val/variance_ratio"}[stage]
+    assert [row["images_seen"] for row in rows if value in row] == [LEG, BUDGET]
+    assert {name for row in rows for name in row if name.startswith(("train/", "val/"))} == {
+        name for name in json.loads((folder / "metrics.json").read_text()) if name.startswith(("train/", "val/"))
+    }
+    for what in ("draws", "reconstructions"):
+        pictures = [row for row in rows if f"{what}/path" in row]
+        assert [row["images_seen"] for row in pictures] == [LEG, BUDGET]
+        [part] = (folder / "wandb").glob("offline-run-*")
+        assert all((part / "files" / row[f"{what}/path"]).is_file() for row in pictures)
+    recorded = config(records)
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {name: recorded[name] for name in resolved} == resolved
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_last_line_is_the_run_and_there_is_no_noise(root, capsys, recwarn, stage):
+    folder = tiny.run(root, stage, "--name", "mine", "--model.budget", str(BATCH))
+    printed = capsys.readouterr()
+    assert printed.out.strip().splitlines()[-1] == f"run: {folder.with_name('mine')}"
+    assert printed.err == ""  # no advertisements
+    for_us = ("LightningCLI's args parameter", "was deprecated in", "JsonargparseDeprecationWarning")
+    assert not [w for w in map(str, recwarn) if not any(part in w for part in for_us)]
+
+
+def test_the_progress_counts_images_in_lines(root, capsys):
+    stopped(root, "vae", "Kill", 64, "--checkpoint_minutes", "0")
+    capsys.readouterr()
+    tiny.run(root, "vae", "--name", "mine", "--ckpt_path", "last")
+    lines = [line for line in re.split("[\r\n]", capsys.readouterr().out) if line.startswith("training")]
+    assert f"| 56/{BUDGET} [" in lines[0] and f"| {BUDGET}/{BUDGET} [" in lines[-1]
+    assert "distortion=" in lines[-1]
+    assert len(lines) <= 4
+
+
+# --- going on
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("images", [40, 64], ids=["in the first leg", "in the second leg"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, root, stage, images):
+    assert stopped(root, stage, "Kill", images, "--checkpoint_minutes", "0") == 1
+    folder = root / "runs/mine"
+    assert tiny.checkpoint(folder)["degrain"]["images_seen"] == images - BATCH  # of the step before
+    tiny.run(root, stage, "--name", "mine", "--ckpt_path", "last")
+    ours, theirs = tiny.checkpoint(folder), tiny.checkpoint(getattr(trained, stage))
+    assert_equal_states(ours["state_dict"], theirs["state_dict"])
+    assert_equal_states(ours["optimizer_states"], theirs["optimizer_states"])
+    assert ours["degrain"] == theirs["degrain"] | {"tracked_run": None}
+    whole = json.loads((getattr(trained, stage) / "metrics.json").read_text())
+    assert json.loads((folder / "metrics.json").read_text()) == whole
+
+
+@pytest.mark.parametrize("callback", ["PressCtrlC", "Terminate"])
+@pytest.mark.parametrize(("images", "pictures"), [(24, 0), (LEG, 2)], ids=["between", "before a validation"])
+def test_a_run_that_is_asked_to_stop_keeps_the_step_under_way(root, capsys, callback, images, pictures):
+    assert stopped(root, "vae", callback, images) == 1
+    assert "--ckpt_path last goes on from it" in capsys.readouterr().err
+    assert tiny.checkpoint(root / "runs/mine")["degrain"]["images_seen"] == images
+    assert len(list(root.glob("runs/mine/pictures/*"))) == pictures
+    assert not list(root.glob("runs/mine/*.part"))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "last.ckpt")
+    checkpoints.interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.interrupt()
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(root):
+    assert stopped(root, "vae", "Kill", 16) == 1
+    assert not (root / "runs/mine/last.ckpt").exists()
+    tiny.run(root, "vae", "--name", "mine", "--ckpt_path", "last")
+    assert tiny.checkpoint(root / "runs/mine")["degrain"]["images_seen"] == BUDGET
+
+
+def test_what_goes_on_is_the_same_tracked_run(root):
+    stopped(root, "vae", "Kill", 64, "--wandb", "offline")
+    tiny.run(root, "vae", "--name", "mine", "--wandb", "offline", "--ckpt_path", "last")
+    records = read_records(root / "runs/mine")
+    first, second = run_ids(records)
+    assert first == second == tiny.checkpoint(root / "runs/mine")["degrain"]["tracked_run"]
+    seen = [row["images_seen"] for row in history(records) if "train/distortion" in row]
+    assert seen == [*range(BATCH, 64, BATCH), *range(LEG + BATCH, BUDGET + 1, BATCH)]
+
+
+def test_a_finished_run_stays_as_it_is_and_a_larger_budget_goes_on(trained, root, capsys):
+    folder = copy_of_run(trained, root, "vae")
+    kept = {name: (folder / name).read_bytes() for name in ("last.ckpt", "metrics.json", "config.yaml")}
+    tiny.run(root, "vae", "--ckpt_path", "last")
+    out = capsys.readouterr().out
+    assert "has seen 96 of 96 images: a larger --model.budget goes on" in out
+    assert out.strip().splitlines()[-1] == f"run: {folder}"
+    assert kept == {name: (folder / name).read_bytes() for name in kept}
+    tiny.run(root, "vae", "--ckpt_path", "last", "--model.budget", str(BUDGET + 2 * BATCH))
+    assert tiny.checkpoint(folder)["degrain"]["images_seen"] == BUDGET + 2 * BATCH
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_validate_and_test_add_values_and_change_nothing_else(trained, root, capsys, stage):
+    folder = copy_of_run(trained, root, stage)
+    before = json.loads((folder / "metrics.json").read_text())
+    kept = {name: (folder / name).read_bytes() for name in ("last.ckpt", "config.yaml")}
+    tiny.run(root, stage, "--ckpt_path", "last", subcommand="validate")
+    assert json.loads((folder / "metrics.json").read_text()) == before  # measured again, the same
+    tiny.run(root, stage, subcommand="test")  # the last checkpoint is what there is to test
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"run: {folder}"
+    after = json.loads((folder / "metrics.json").read_text())
+    assert {name: after[name] for name in before} == before
+    tested = {name.replace("test/", "val/") for name in after.keys() - before.keys()}
+    assert tested == {name for name in before if name.startswith("val/")} - {"val/active_units"}
+    assert kept == {name: (folder / name).read_bytes() for name in kept}
+
+
+# --- what a user can mend: one line, exit code 2, and nothing in the way of the next try
+
+
+def error_of(capsys: pytest.CaptureFixture, command: Callable[[], Any]) -> str:
+    """The one line of standard error that a command ends with, exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and len(line) < 400 and "Subtypes" not in line
+    return line
+
+
+def fit_error(capsys: pytest.CaptureFixture, path: Path, *options: str) -> str:
+    """The same for `fit`."""
+    return error_of(capsys, lambda: train.main(["fit", "-c", str(path), *options]))
+
+
+def test_a_run_is_not_written_over(trained, root, capsys):
+    folder = copy_of_run(trained, root, "vae")
+    kept = (folder / "last.ckpt").read_bytes()
+    line = fit_error(capsys, tiny.write(root / "c.yaml", tiny.vae_config(root)))
+    assert f"{folder} exists" in line and "--ckpt_path last" in line and "--name" in line
+    assert (folder / "last.ckpt").read_bytes() == kept
+
+
+def changed(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The config with another value at a dotted path; None takes the entry away."""
+    *parents, last = path.split(".")
+    place = config
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    if value is None:
+        del place[last]
+    return config
+
+
+WRONG_VALUES = {  # what is changed in the config of stage 1, and what the line must say
+    "no name": ("name", None, "name"),
+    "name with slash": ("name", "a/b", "name a/b: give the run a name without slashes"),
+    "size no power of two": ("data.init_args.size", 48, "image size 48: must be 32, 64, 128 or 256"),
+    "too many widths": ("model.init_args.net.encoder.widths", [8] * 9, "9 widths, but 32 pixels"),
+    "no latent": ("model.init_args.net.latent", 0, "latent 0: must be at least 1"),
+    "no budget": ("model.init_args.budget", 0, "budget (0)"),
+    "shares": ("model.init_args.decay", 1.5, "decay (1.5)"),
+    "negative rate": ("model.init_args.learning_rate", -1.0, "learning_rate (-1.0)"),
+    "wrong type": ("model.init_args.budget", "many", "budget"),
+    "wrong type in a network": ("model.init_args.net.encoder.patch", "x", "patch"),
+    "wrong type of data": ("data.init_args.batch_size", "x", "batch_size"),
+    "wrong type of Trainer": ("trainer.log_every_n_steps", "x", "Expected a <class 'int'>. Got value: x"),
+    "bad model class": ("model.class_path", "models.modules.VEAModule", "VEAModule"),
+    "bad data class": ("data.class_path", "data.datamodule.Portrait", "Portrait"),
+    "bad batch": ("data.init_args.batch_size", 0, "batch_size 0"),
+    "bad eval batch": ("data.init_args.eval_batch_size", 0, "eval_batch_size 0"),
+    "too few portraits": ("data.init_args.count", 0, "count 0"),
+    "wandb": ("wandb", "sometimes", "wandb"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_VALUES)
+def test_a_wrong_value_is_one_line(root, capsys, case):
+    path, value, said = WRONG_VALUES[case]
+    config = tiny.vae_config(root) | {"name": "mine"}
+    changed(config, path, value)
+    assert said in fit_error(capsys, tiny.write(root / "c.yaml", config))
+    assert not (root / "runs/mine").exists()
+
+
+TYPOS = {  # where an unknown name stands, it, and the right one
+    "top": ("nmae", "name"),
+    "model": ("model.init_args.budgte", "budget"),
+    "data": ("data.init_args.batchsize", "batch_size"),
+    "network": ("model.init_args.net.latents", "latent"),
+    "pyramid": ("model.init_args.net.encoder.widhts", "widths"),
+    "trainer": ("trainer.presicion", "precision"),
+}
+
+
+@pytest.mark.parametrize("case", TYPOS)
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_a_typo_is_answered_with_the_nearest_name(root, capsys, case, where):
+    wrong, right = TYPOS[case]
+    config = tiny.vae_config(root) | {"name": "mine"}
+    options = []
+    if where == "file":
+        changed(config, wrong, 1)
+    else:
+        options = [f"--{wrong.replace('.init_args', '')}", "1"]
+    line = fit_error(capsys, tiny.write(root / "c.yaml", config), *options)
+    assert f"`{wrong.split('.')[-1]}`" in line and f"did you mean `{right}`" in line
+    assert not (root / "runs/mine").exists()
+
+
+def test_a_class_has_parameters_below_init_args_alone(root, capsys):
+    config = changed(tiny.vae_config(root) | {"name": "mine"}, "model.init_arg", 1)
+    assert "below `init_args`, its parameters" in fit_error(capsys, tiny.write(root / "c.yaml", config))
+
+
+def test_a_subcommand_must_be_one_of_three(capsys):
+    line = error_of(capsys, lambda: train.main(["tain"]))
+    assert "tain" in line and all(name in line for name in ("fit", "validate", "test"))
+
+
+def test_a_config_that_is_not_there_or_no_yaml_is_one_line(root, capsys):
+    assert "absent.yaml" in fit_error(capsys, root / "absent.yaml")
+    (root / "bad.yaml").write_text("model: [")
+    assert "Problems parsing config" in fit_error(capsys, root / "bad.yaml")
+
+
+def test_data_that_is_not_there_is_one_line_and_blocks_nothing(root, capsys):
+    config = tiny.vae_config(root) | {"name": "mine"}
+    config["data"] = {"class_path": "data.datamodule.ImageFolder", "init_args": {"root": str(root / "no"), "size": 32}}
+    path = tiny.write(root / "c.yaml", config)
+    assert str(root / "no") in fit_error(capsys, path)
+    (root / "no").mkdir()
+    assert str(root / "no") in fit_error(capsys, path, "--wandb", "offline")
+    assert not (root / "runs/mine").exists()
+
+
+def test_a_stage_1_that_is_not_there_is_one_line(root, capsys):
+    path = tiny.write(root / "c.yaml", tiny.gan_config(root))
+    assert f"checkpoint {root}/absent.ckpt: no such file" in fit_error(
+        capsys, path, "--model.vae", str(root / "absent.ckpt")
+    )
+    whole = (root / "runs/vae/last.ckpt").read_bytes()
+    for part in (b"", whole[: len(whole) // 2], b"not a checkpoint"):
+        (root / "part.ckpt").write_bytes(part)
+        line = fit_error(capsys, path, "--model.vae", str(root / "part.ckpt"))
+        assert f"{root}/part.ckpt: cannot be read" in line
+    torch.save({"state_dict": {}}, root / "other.ckpt")
+    assert "was not written by degrain" in fit_error(capsys, path, "--model.vae", str(root / "other.ckpt"))
+    assert "made for 32 pixels, the data have 64" in fit_error(capsys, path, "--data.size", "64")
+    assert not (root / "runs/gan").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(trained, root, capsys):
+    vae = tiny.write(root / "vae.yaml", tiny.vae_config(root))
+    gan = tiny.write(root / "gan.yaml", tiny.gan_config(root))
+    for path, other in ((vae, trained.gan), (gan, trained.vae)):
+        line = fit_error(capsys, path, "--name", "mine", "--ckpt_path", str(other / "last.ckpt"))
+        assert f"its stage is {other.name}, the config says {path.stem}" in line
+    own = {vae: trained.vae, gan: trained.gan}
+    for path, option, value, what in (
+        (vae, "--data.size", "64", "its size is 32, the config says 64"),
+        (vae, "--model.net.latent", "5", "its vae.latent is 4, the config says 5"),
+        (vae, "--model.net.decoder.patch", "2", "its vae.decoder.patch is 4, the config says 2"),
+        (gan, "--model.denoiser.widths", "[8, 4]", "its denoiser.widths is (8, 8), the config says (8, 4)"),
+        (gan, "--model.discriminator.widths", "[8, 4]", "its discriminator.layers."),
+    ):
+        line = fit_error(capsys, path, "--name", "mine", "--ckpt_path", str(own[path] / "last.ckpt"), option, value)
+        assert what in line
+    assert not (root / "runs/mine").exists()
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_nothing_to_measure_is_one_line(root, capsys, subcommand):
+    path = tiny.write(root / "c.yaml", tiny.vae_config(root) | {"name": "mine"})
+    line = error_of(capsys, lambda: train.main([subcommand, "-c", str(path)]))
+    assert f"{root}/runs/mine/last.ckpt: no such file; train it first" in line
+    assert not (root / "runs/mine").exists()
+
+
+def test_wandb_that_does_not_start_is_one_line_and_blocks_nothing(root, capsys, monkeypatch):
+    for name in ("HOME", "NETRC", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(root / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    path = tiny.write(root / "c.yaml", tiny.vae_config(root) | {"name": "mine"})
+    assert "pass --wandb offline" in fit_error(capsys, path, "--wandb", "online")
+    tiny.run(root, "vae", "--name", "mine", "--model.budget", str(BATCH))  # goes
+
+
+# --- every config
+
+
+def folder_of_images(path: Path, size: int) -> str:
+    """A few images to train on."""
+    path.mkdir()
+    for i in range(24):
+        Image.effect_noise((size, size), 40 + i).convert("RGB").save(path / f"{i}.png")
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_trains_a_step_of_its_own_networks(root, path):
+    written = yaml.safe_load(path.read_text())
+    assert path.read_text().startswith("# python train.py fit -c configs/" + path.name)
+    if written["data"]["class_path"].startswith("data.gaussian"):
+        pytest.skip("toys have tests of their own")
+    size, model, kind = written["data"]["init_args"]["size"], written["model"], written["data"]["class_path"]
+    options = {"count": 4, "valid_count": 4} if kind.endswith("Portraits") else {"valid_share": 0.5}
+    if not kind.endswith("Portraits"):
+        options |= {"root": folder_of_images(root / "images", size)}
+    options |= {"cache": root / "own-cache", "batch_size": 2, "eval_batch_size": 4}
+    arguments = [f"--data.{name}={value}" for name, value in options.items()]
+    if "vae" in model["init_args"]:
+        arguments += ["--model.vae", str(untrained_vae(root, size)), "--model.ratio_draws=2"]
+    arguments += ["--model.budget=2", "--model.validate_every=2", f"--runs={root}/runs", "--wandb=off"]
+    train.main(["fit", "-c", str(path), *arguments, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    assert tiny.checkpoint(root / "runs" / written["name"])["degrain"]["images_seen"] == 2
+
+
+def untrained_vae(root: Path, size: int) -> Path:
+    """A checkpoint of a stage 1 of the size that has learned nothing."""
+    net = VAEConfig(4, PyramidConfig(**tiny.NET), PyramidConfig(**tiny.NET))
+    vae, prior = VAE(size, net), GaussianPrior(4)
+    state = {f"vae.{name}": value for name, value in vae.state_dict().items()}
+    state |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
+    torch.save({"degrain": asdict(Card("vae", size, 0, asdict(net))), "state_dict": state}, root / "untrained.ckpt")
+    return root / "untrained.ckpt"
+
+
+# --- as a process
+
+
+def test_the_script_prints_its_resolved_config(root):
+    path = tiny.write(root / "c.yaml", tiny.vae_config(root))
+    command = [sys.executable, ROOT / "train.py", "fit", "-c", path, "--model.budget", "12_000", "--print_config"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stderr == ""
+    assert yaml.safe_load(done.stdout)["model"]["init_args"]["budget"] == 12_000

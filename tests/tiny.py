@@ -1,0 +1,105 @@
+"""Runs of both stages so small that a test can afford them: 32-pixel portraits, networks of 8 channels, one core."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+
+import train
+
+BATCH, BUDGET, LEG = 8, 96, 48  # images: 12 steps, two legs
+NET = {"widths": [8, 8], "patch": 4}
+
+
+def vae_config(root: Path) -> dict[str, Any]:
+    """A config of stage 1, as a YAML file holds it; everything is written below `root`."""
+    data = {"count": 64, "valid_count": 20, "batch_size": BATCH, "eval_batch_size": 12, "size": 32}
+    return {
+        "name": "vae",
+        "runs": str(root / "runs"),
+        "wandb": "off",
+        "data": {"class_path": "data.datamodule.Portraits", "init_args": data | {"cache": str(root / "cache")}},
+        "model": {
+            "class_path": "models.modules.VAEModule",
+            "init_args": {
+                "net": {"latent": 4, "encoder": dict(NET), "decoder": dict(NET)},
+                "budget": BUDGET,
+                "validate_every": LEG,
+            },
+        },
+        "trainer": {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1},
+    }
+
+
+def gan_config(root: Path) -> dict[str, Any]:
+    """The same for stage 2, on the run `vae`."""
+    networks = {"vae": str(root / "runs/vae/last.ckpt"), "denoiser": dict(NET), "discriminator": dict(NET)}
+    few = {"budget": BUDGET, "validate_every": LEG, "ratio_images": 15, "ratio_draws": 4, "penalty_every": 2}
+    model = {"class_path": "models.modules.GANModule", "init_args": networks | few}
+    return vae_config(root) | {"name": "gan", "model": model}
+
+
+CONFIGS = {"vae": vae_config, "gan": gan_config}
+
+
+def write(path: Path, config: dict[str, Any]) -> Path:
+    """Write a config as YAML."""
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(root: Path, stage: str, *options: str, subcommand: str = "fit") -> Path:
+    """`train.py SUBCOMMAND` with the tiny config of a stage and options after it; gives the config's run folder."""
+    config = CONFIGS[stage](root)
+    train.main([subcommand, "-c", str(write(root / f"{stage}.yaml", config)), *options])
+    return root / "runs" / config["name"]
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+class AtImages(pl.Callback):
+    """Does something to a run when it has seen so many images, before the checkpoint of that step can be written.
+
+    Args:
+        images: when.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
+        if module.images_seen == self.images:
+            self.act(trainer)
+
+    def act(self, trainer: pl.Trainer) -> None:
+        raise NotImplementedError
+
+
+class Kill(AtImages):
+    """Ends the run there, as a kill would."""
+
+    def act(self, trainer: pl.Trainer) -> None:
+        raise KeyboardInterrupt
+
+
+class PressCtrlC(AtImages):
+    """Sends this process the signal that Ctrl-C sends."""
+
+    def act(self, trainer: pl.Trainer) -> None:
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+
+
+class Terminate(AtImages):
+    """Sends this process SIGTERM."""
+
+    def act(self, trainer: pl.Trainer) -> None:
+        import signal
+
+        signal.raise_signal(signal.SIGTERM)
