@@ -11,7 +11,7 @@ demo: .venv/ready
 	@echo "demo 2/3: stage 2, the GAN that denoises its draws"
 	$(BIN)/python train.py fit -c configs/demo_gan.yaml --ckpt_path last
 	@echo "demo 3/3: sampling"
-	$(BIN)/python sample.py runs/demo_gan/last.ckpt --n 16 --seed 0 --out runs/demo_gan/samples.png
+	$(BIN)/python sample.py runs/demo_gan/last.ckpt --n 16 --seed 0 --out runs/demo_gan/samples.png --overwrite true
 
 test: .venv/ready
 	$(BIN)/ruff check .

@@ -1,6 +1,17 @@
-"""The training recipes, one Lightning module a stage."""
+"""The training recipes, one Lightning module a stage, and those of the toys."""
 
 from models.modules.gan import GANModule
+from models.modules.toy import ToyGridModule, ToyVectorsModule
+from models.modules.toy_gan import ToyGANModule, ToyMixtureModule
+from models.modules.toy_twins import ToyTwinsModule
 from models.modules.vae import VAEModule
 
-__all__ = ["GANModule", "VAEModule"]
+__all__ = [
+    "GANModule",
+    "ToyGANModule",
+    "ToyGridModule",
+    "ToyMixtureModule",
+    "ToyTwinsModule",
+    "ToyVectorsModule",
+    "VAEModule",
+]

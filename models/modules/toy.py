@@ -1,0 +1,488 @@
+"""The toy-Gaussian laboratory: linear VAEs trained by gradient, judged by their closed forms.
+
+Each recipe trains many small problems at once, side by side along leading axes, and ends with a table, figures and
+its errors against theory.
+Axes: L losses (integrated, sampled), T stds t, N betas, W trials, B batch, d data, k latents.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from einops import rearrange
+from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from models import figures, linear_vae
+from models import linear_gaussian as toy
+from models.errors import InputError
+from models.gaussian import Gaussian, kl_to_standard_normal, log_density
+from models.modules.base import Recipe
+from models.pipeline import Card
+
+LOSSES = ("integrated", "sampled")
+
+
+class Report(Callback):
+    """At the end of a training: the table (also table.txt) and the figures, in the run's folder and W&B."""
+
+    def on_train_end(self, trainer: pl.Trainer, module: "ToyModule") -> None:
+        folder = Path(trainer.default_root_dir)
+        table, drawn = module.table(), module.figures()
+        print(f"\n{table}\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.txt").write_text(table + "\n")
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_pictures"):
+                logger.log_pictures({name: str(folder / f"{name}.png") for name in drawn}, module.images_seen)
+
+
+class ToyModule(Recipe):
+    """A recipe on vectors from data/gaussian.py. Its parameters are made when the data are known.
+
+    Args:
+        settings: what a checkpoint must share with the config that goes on from it.
+    """
+
+    def __init__(self, settings: dict[str, Any], *clock: Any) -> None:
+        super().__init__(*clock)
+        self.settings = {"recipe": type(self).__name__, **settings}
+
+    @property
+    def data(self) -> Any:
+        """The data module, whose distribution is known."""
+        return self.trainer.datamodule
+
+    @property
+    def covariance(self) -> Tensor:
+        """The data's covariance, (d, d).
+
+        Raises:
+            InputError: the data are not Gaussian.
+        """
+        if not hasattr(self.data, "covariance"):
+            raise InputError(f"{type(self).__name__} needs Gaussian data, data.gaussian.GaussianVectors for one")
+        return self.data.covariance.to(self.device)
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Errors against theory by name, without the prefix toy/."""
+
+    @abstractmethod
+    def table(self) -> str:
+        """What was found beside what theory says."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, Figure]:
+        """Figures by name."""
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({f"toy/{name}": torch.tensor(float(value)) for name, value in self.metrics().items()})
+        self.log_step()
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Report()]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.learning_rate)
+
+    def card(self) -> Card:
+        return Card("toy", 0, self.images_seen, self.settings)
+
+    def check(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        """Compare the cards; shapes follow from the settings and from the data, see on_load_checkpoint."""
+        super().check(card, self.state_dict(), path)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs, mine = checkpoint["degrain"]["data"], self.data_description()
+        if theirs != mine:
+            raise InputError(f"the checkpoint's data were {theirs}, the config says {mine}")
+        super().on_load_checkpoint(checkpoint)
+
+
+class ToyGridModule(ToyModule):
+    """The linear VAE (a, b, c) on x ~ N(0, t^2), for every (t, beta) at once, on the integrated and the sampled loss.
+
+    Args:
+        betas: KL weights in units of t^2; 2 is the threshold. At 0 only a c = 1 and b = 0 are determined.
+        regulariser: posterior, beta KL(q(z|x) to p(z)), or aggregate, beta KL(q(z) to p(z)).
+        start: a and c of every problem at the start; not 0, which is stationary.
+        budget: draws of x to see in all, which is also the clock of the integrated loss.
+        validate_every: draws between measurements.
+        learning_rate: Adam's, after the warm-up.
+        warmup: share of the budget over which the learning rate rises from 0.
+        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
+        seed: of the noise.
+
+    Raises:
+        InputError: no betas, a negative one, or a start at 0.
+    """
+
+    def __init__(
+        self,
+        betas: list[float] = (0, 0.05, 0.2, 0.5, 1, 1.5, 1.8, 1.9, 1.98, 2, 2.02, 2.1, 2.2, 3, 4),
+        regulariser: Literal["posterior", "aggregate"] = "posterior",
+        start: float = 0.5,
+        budget: int = 4_096_000,
+        validate_every: int = 409_600,
+        learning_rate: float = 0.02,
+        warmup: float = 0.0,
+        decay: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        settings = {"betas": list(betas), "regulariser": regulariser, "start": start}
+        super().__init__(settings, budget, validate_every, learning_rate, warmup, decay, seed)
+        if not betas or start == 0:
+            raise InputError(f"toy grid: betas {list(betas)}, start {start}: give at least one beta and a start off 0")
+        self.relative = toy.valid_beta(torch.tensor(list(betas), dtype=torch.float64))
+        self.regulariser, self.start = regulariser, start
+
+    def setup(self, stage: str) -> None:
+        covariance = self.covariance
+        if (covariance != torch.diag(covariance.diagonal())).any():
+            raise InputError("toy grid: each coordinate is a problem of its own; leave data.rotation at null")
+        std = covariance.diagonal().sqrt()[:, None]
+        self.register_buffer("t", std.expand(-1, len(self.relative)), persistent=False)  # (T, N)
+        self.register_buffer("beta", self.relative * std.square(), persistent=False)  # (T, N)
+        shape = (len(LOSSES), *self.t.shape)
+        self.a, self.c = (nn.Parameter(torch.full(shape, self.start, dtype=torch.float64)) for _ in range(2))
+        self.log_b = nn.Parameter(torch.full(shape, -0.5, dtype=torch.float64))
+
+    # Loss terms and training.
+
+    def integrated(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """The exact expectation, (T, N)."""
+        loss = toy.loss if self.regulariser == "posterior" else toy.aggregate_loss
+        return loss(a, b, c, self.t, self.beta)
+
+    def sampled(self, a: Tensor, b: Tensor, c: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        """The mean over a batch of reparameterised draws, (T, N), for x (B, T, 1) and noise (B, T, N)."""
+        if self.regulariser == "posterior":
+            return toy.sampled_loss(a, b, c, x, noise, self.beta).mean(0)
+        return toy.sampled_aggregate_loss(a, b, c, x, noise, self.beta)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        x = batch["x"][..., None]  # (B, T, 1)
+        noise = self.normal((len(x), *self.t.shape), self.train_rng()).double()
+        a, b, c = self.a, self.log_b.exp(), self.c
+        losses = {"integrated": self.integrated(a[0], b[0], c[0]), "sampled": self.sampled(a[1], b[1], c[1], x, noise)}
+        self.tick(batch)
+        self.log_terms("train", {f"{name}_loss": loss.flatten() for name, loss in losses.items()})
+        return sum(loss.sum() for loss in losses.values())  # a sum: the problems do not share parameters
+
+    # What was found.
+
+    def theory(self) -> toy.Optimum:
+        """The closed form, each (T, N)."""
+        if self.regulariser == "posterior":
+            return toy.optimum(self.t, self.beta)
+        return toy.aggregate_optimum(self.t)
+
+    @torch.no_grad()
+    def trained(self) -> toy.Optimum:
+        """a, b, c after training, each (L, T, N), with the sign of (a, c) that makes c positive."""
+        sign = torch.where(self.c < 0, -1.0, 1.0)
+        return toy.Optimum(self.a * sign, self.log_b.exp(), self.c * sign)
+
+    def errors(self) -> Tensor:
+        """Largest of |a - a*|, |b - b*|, |c - c*|, (L, T, N)."""
+        found, best = self.trained(), self.theory()
+        return torch.stack([found.a - best.a, found.b - best.b, found.c - best.c]).abs().amax(0)
+
+    def metrics(self) -> dict[str, float]:
+        found, errors = self.trained(), self.errors()
+        perfect = self.relative == 0
+        off = (self.relative - 2).abs()
+        near = (off < 0.0999) & (self.regulariser == "posterior")  # 5 % of the threshold
+        values = {}
+        for i, suffix in enumerate(("", "_sampled")):
+            groups = {"max_error_abc": ~near & ~perfect, "max_error_abc_near_threshold": near}
+            values |= {name + suffix: errors[i][:, group].max() for name, group in groups.items() if group.any()}
+            if perfect.any():
+                values[f"beta_0_error_ac{suffix}"] = (found.a * found.c - 1)[i][:, perfect].abs().max()
+                values[f"beta_0_b{suffix}"] = found.b[i][:, perfect].max()
+        return values
+
+    def table(self) -> str:
+        found, best, errors = self.trained(), self.theory(), self.errors()
+        lines = [
+            f"regulariser: {self.regulariser}. closed form | trained on the integrated loss | on the sampled loss",
+            f"{'t':>5} {'beta/t^2':>8} | {'a':>7} {'b':>7} {'c':>7} | {'a':>7} {'b':>7} {'c':>7} {'error':>8} "
+            f"| {'a':>7} {'b':>7} {'c':>7} {'error':>8}",
+        ]
+        free = self.regulariser == "posterior"
+        for i, j in torch.cartesian_prod(*(torch.arange(n) for n in self.t.shape)).tolist():
+            line = f"{self.t[i, j]:5g} {self.relative[j]:8g} |"
+            line += "".join(f" {value[i, j]:7.4f}" for value in (best.a, best.b, best.c))
+            for k in range(len(LOSSES)):
+                line += " |" + "".join(f" {value[k, i, j]:7.4f}" for value in (found.a, found.b, found.c))
+                undetermined = free and self.relative[j] == 0
+                line += (
+                    f" ac={found.a[k, i, j] * found.c[k, i, j]:5.3f}" if undetermined else f" {errors[k, i, j]:8.1e}"
+                )
+            lines.append(line)
+        return "\n".join(lines + [f"{name:>38} {value:.3g}" for name, value in self.metrics().items()])
+
+    def figures(self) -> dict[str, Figure]:
+        found, t = self.trained(), self.t[:, 0]
+        if self.regulariser == "aggregate":
+            return {"aggregate": figures.aggregate(t, self.relative, found)}
+        return {
+            "loss_surface": figures.loss_surface(),
+            "bifurcation": figures.bifurcation(t, self.relative, found),
+            "rate_distortion": figures.rate_distortion(t, self.relative, found),
+            "histograms": figures.histograms(t, self.relative, found),
+        }
+
+
+class ToyVectorsModule(ToyModule):
+    """Linear VAEs with full matrices on x ~ N(0, S): A (k, d), V = diag(exp(2 s)), C (d, k) and sigma, many at once.
+
+    A trial is one sigma (fixed, or where it starts) and one KL weight; a list of one goes with all of the other.
+
+    Args:
+        latents: k, at most d.
+        sigma: fixed; or learned, shared by all pixels or one for each pixel.
+        std: sigma, or what it starts from, one a trial.
+        kl_weight: w in distortion + w rate, one a trial.
+        allow_kl_weight: ask for KL weights other than 1 with a learned sigma.
+        floor: lowest sigma, kept by a soft floor where sigma is learned.
+        loss: integrated, or sampled: reparameterised draws in minibatches.
+        budget: draws of x to see in all, which is also the clock of the integrated loss.
+        validate_every: draws between measurements.
+        learning_rate: Adam's, after the warm-up.
+        warmup: share of the budget over which the learning rate rises from 0.
+        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
+        seed: of the start and of the noise.
+
+    Raises:
+        InputError: lists of different lengths, a sigma or weight out of range, k > d, or a KL weight other than 1 with
+            a learned sigma that was not asked for.
+    """
+
+    def __init__(
+        self,
+        latents: int = 8,
+        sigma: Literal["fixed", "shared", "pixel"] = "fixed",
+        std: list[float] = (0.7,),
+        kl_weight: list[float] = (1.0,),
+        allow_kl_weight: bool = False,
+        floor: float = 0.01,
+        loss: Literal["integrated", "sampled"] = "integrated",
+        budget: int = 768_000,
+        validate_every: int = 76_800,
+        learning_rate: float = 0.03,
+        warmup: float = 0.0,
+        decay: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        std, kl_weight = list(std), list(kl_weight)
+        settings = {
+            "latents": latents,
+            "sigma": sigma,
+            "std": std,
+            "kl_weight": kl_weight,
+            "floor": floor,
+            "loss": loss,
+        }
+        super().__init__(settings, budget, validate_every, learning_rate, warmup, decay, seed)
+        trials = max(len(std), len(kl_weight))
+        if {len(std), len(kl_weight)} - {1, trials}:
+            raise InputError(
+                f"toy vectors: std {std} and kl_weight {kl_weight}: give lists of one length, or of one entry"
+            )
+        toy.valid_std(torch.tensor(std, dtype=torch.float64))
+        for weight in kl_weight:
+            linear_vae.require_kl_weight(weight, allow_kl_weight or sigma == "fixed")
+        if sigma != "fixed" and not 0 < floor < min(std):
+            raise InputError(f"toy vectors: floor {floor}: give a value between 0 and the least std {min(std)}")
+        self.latents, self.sigma, self.floor, self.loss = latents, sigma, floor, loss
+        self.judge: linear_vae.LinearDecoder | None = None
+        self.start = torch.tensor(std * (trials // len(std)), dtype=torch.float64)  # (W,)
+        self.kl_weight = torch.tensor(kl_weight * (trials // len(kl_weight)), dtype=torch.float64)  # (W,)
+
+    def setup(self, stage: str) -> None:
+        d, k, trials = len(self.covariance), self.latents, len(self.start)
+        toy.require_latents(k, d)
+        rng = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape: int) -> Tensor:
+            return 0.3 * torch.randn(shape, generator=rng, dtype=torch.float64)
+
+        self.encoder_matrix = nn.Parameter(normal(1, k, d).repeat(trials, 1, 1))
+        self.decoder_matrix = nn.Parameter(normal(1, d, k).repeat(trials, 1, 1))
+        self.posterior_logstd = nn.Parameter(torch.full((trials, k), -0.5, dtype=torch.float64))
+        per_pixel = d if self.sigma == "pixel" else 1
+        # The inverse of the soft floor, so that sigma starts where it is told to.
+        start = self.start if self.sigma == "fixed" else self.floor * torch.expm1((self.start / self.floor).log())
+        self.noise_logstd = nn.Parameter(start.log()[:, None].repeat(1, per_pixel), self.sigma != "fixed")
+
+    # Loss terms and training.
+
+    def encoder(self) -> linear_vae.LinearEncoder:
+        """q(z|x) of every trial."""
+        return linear_vae.LinearEncoder(self.encoder_matrix, (2 * self.posterior_logstd).exp())
+
+    def decoder(self) -> linear_vae.LinearDecoder:
+        """p(x|z) of every trial, with sigma^2 (W, d)."""
+        fixed = self.sigma == "fixed"
+        noise = (2 * self.noise_logstd).exp() if fixed else linear_vae.noise_above_floor(self.noise_logstd, self.floor)
+        return linear_vae.LinearDecoder(self.decoder_matrix, noise.expand(-1, self.decoder_matrix.shape[1]))
+
+    def sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Distortion and rate over draws x (B, d) and noise (B, W, k), each (B, W)."""
+        q = Gaussian(torch.einsum("w k d, b d -> b w k", self.encoder_matrix, x), self.posterior_logstd)
+        mean = torch.einsum("w d k, b w k -> b w d", self.decoder_matrix, q.sample(noise))
+        p = Gaussian(mean, 0.5 * self.decoder().noise_variance.log())
+        return -log_density(p, x[:, None]).sum(-1), kl_to_standard_normal(q).sum(-1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.loss == "sampled":
+            noise = self.normal((len(batch["x"]), len(self.start), self.latents), self.train_rng()).double()
+            distortion, rate = (term.mean(0) for term in self.sampled(batch["x"], noise))
+        else:
+            parts = linear_vae.elbo(self.encoder(), self.decoder(), self.covariance)
+            distortion, rate = parts.distortion, parts.rate
+        self.tick(batch)
+        self.log_terms("train", {"distortion": distortion, "rate": rate})
+        return (distortion + self.kl_weight * rate).sum()
+
+    # What was found.
+
+    def spectra(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues, descending, of the data (d,), and of means and samples of every trial, (W, d)."""
+        decoder = self.decoder()
+        means, samples = (linear_vae.spectrum(s) for s in (decoder.mean_covariance, decoder.sample_covariance))
+        return linear_vae.spectrum(self.covariance), means, samples
+
+    def expected_noise(self) -> list[linear_vae.NoiseRange]:
+        """The shared sigma^2 that theory allows in each trial."""
+        values, floor = linear_vae.spectrum(self.covariance), self.floor
+        if self.sigma == "fixed":
+            return [linear_vae.NoiseRange(v, v) for v in self.start.square()]
+        weights = self.kl_weight.tolist()
+        return [linear_vae.best_shared_noise(values, self.latents, w, floor, allow_kl_weight=True) for w in weights]
+
+    def theory(self) -> list[toy.Directions]:
+        """The closed form at the sigma^2 that training reached, clipped into what theory allows, for each trial."""
+        values, found = linear_vae.spectrum(self.covariance), self.decoder().noise_variance[:, 0]
+        return [
+            toy.directions(values, noise.clamp(allowed.low, allowed.high), self.latents, weight)
+            for noise, allowed, weight in zip(found, self.expected_noise(), self.kl_weight.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def excess(self) -> Tensor:
+        """The objective above the least value that theory allows, in each trial, (W,), in nats."""
+        trials = zip(self.expected_noise(), self.kl_weight.tolist(), strict=True)
+        lowest = [linear_vae.best_objective(self.covariance, r.high, self.latents, w) for r, w in trials]
+        bound = linear_vae.elbo(self.encoder(), self.decoder(), self.covariance)
+        return bound.distortion + self.kl_weight * bound.rate - torch.stack(lowest)
+
+    def factor_analysis(self, steps: int = 3000) -> linear_vae.LinearDecoder:
+        """The judge of per-pixel sigmas, for which there is no closed form: EM from another start, under the floor."""
+        if self.judge is not None:
+            return self.judge
+        covariance, rng = self.covariance, torch.Generator().manual_seed(self.seed + 1)
+        matrix = torch.randn(len(covariance), self.latents, generator=rng, dtype=torch.float64)
+        decoder = linear_vae.LinearDecoder(matrix, covariance.diagonal() / 2)
+        for _ in range(steps):
+            decoder = linear_vae.em_step(decoder, covariance, self.floor)
+        self.judge = decoder
+        return decoder
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        covariance, encoder, decoder = self.covariance, self.encoder(), self.decoder()
+        noise = decoder.noise_variance
+        gap = linear_vae.marginal_variance_gap(encoder, decoder, covariance)
+        off_floor = noise.sqrt() > 1.1 * self.floor
+        identity = torch.eye(self.latents).to(covariance)
+        values = {
+            "aggregate_gap": (linear_vae.aggregate_covariance(encoder, covariance) - identity).abs().amax(),
+        }
+        if self.sigma == "pixel":
+            judge = self.factor_analysis()
+            bound = linear_vae.elbo(encoder, decoder, covariance)
+            lowest = linear_vae.negative_log_likelihood(judge, covariance)
+            return values | {
+                "max_marginal_variance_gap": (gap * off_floor).abs().max(),
+                "at_floor": (~off_floor).sum(-1).double().mean(),
+                "max_error_std_to_em": (noise.sqrt() - judge.noise_variance.sqrt()).abs().max(),
+                "excess_objective_to_em": (bound.distortion + bound.rate - lowest).max(),
+            }
+        theory = self.theory()
+        best = [(e.low.clamp(min=self.floor**2), e.high) for e in self.expected_noise()]
+        wrong = [torch.maximum(low - v, v - high) for v, (low, high) in zip(noise[:, 0], best, strict=True)]
+        _, means, samples = self.spectra()
+        return values | {
+            "max_error_mean_spectrum": (means - torch.stack([s.mean_variance for s in theory])).abs().max(),
+            "max_error_sample_spectrum": (samples - sorted_rows([s.sample_variance for s in theory])).abs().max(),
+            "max_error_noise_variance": max(0.0, *(w.item() for w in wrong)) if self.sigma == "shared" else 0.0,
+            "excess_objective": self.excess().max(),
+            "max_error_live": (self.live().sum(-1) - torch.stack([s.live.sum() for s in theory])).abs().max(),
+        }
+
+    @torch.no_grad()
+    def live(self) -> Tensor:
+        """Which latents code anything, (W, k): KL over 0.01 nats on average."""
+        square = torch.einsum("w k d, d e, w k e -> w k", self.encoder_matrix, self.covariance, self.encoder_matrix)
+        return kl_to_standard_normal(Gaussian(square.sqrt(), self.posterior_logstd)) > 0.01
+
+    @torch.no_grad()
+    def table(self) -> str:
+        decoder, live = self.decoder(), self.live().sum(-1)
+        values, means, samples = self.spectra()
+        lines = [f"sigma {self.sigma}, {self.latents} latents, {self.loss} loss; data's spectrum {row(values)}"]
+        theory = self.theory() if self.sigma != "pixel" else []
+        allowed = self.expected_noise() if self.sigma != "pixel" else []
+        for i, weight in enumerate(self.kl_weight.tolist()):
+            lines.append(f"KL weight {weight:g}, sigma from {self.start[i]:g}: {live[i]} live latents")
+            lines.append(f"{'means, spectrum':>28} {row(means[i])}")
+            lines.append(f"{'samples, spectrum':>28} {row(samples[i])}")
+            if theory:
+                lines.append(f"{'closed form, means':>28} {row(theory[i].mean_variance)}")
+                lines.append(
+                    f"{'closed form, samples':>28} {row(theory[i].sample_variance.sort(descending=True).values)}"
+                )
+                low, high = max(allowed[i].low.item(), 0), allowed[i].high.item()
+                span = f"{low:.4g}" if low == high else f"anything from {low:.4g} to {high:.4g}"
+                lines.append(f"{'sigma^2':>28} {decoder.noise_variance[i, 0]:.5g}; closed form {span}")
+            else:
+                lines.append(f"{'std at each pixel':>28} {row(decoder.noise_variance[i].sqrt())}")
+                lines.append(f"{'by EM from another start':>28} {row(self.factor_analysis().noise_variance.sqrt())}")
+                if hasattr(self.data, "noise"):
+                    lines.append(f"{'planted':>28} {row(torch.tensor(self.data.noise))}")
+        return "\n".join(lines + [f"{name:>28} {value:.3g}" for name, value in self.metrics().items()])
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, Figure]:
+        values, means, samples = self.spectra()
+        decoder = self.decoder()
+        drawn = {"spectra": figures.spectra(values, means[0], samples[0], decoder.noise_variance[0].mean())}
+        if self.sigma == "pixel":
+            mean_variance = decoder.sample_covariance.diagonal(dim1=-2, dim2=-1) - decoder.noise_variance
+            planted = torch.tensor(self.data.noise) if hasattr(self.data, "noise") else None
+            data = self.covariance.diagonal()
+            drawn["pixels"] = figures.pixels(data, mean_variance[0], decoder.noise_variance[0], self.floor, planted)
+        if self.sigma == "shared" and len(self.start) > 1:
+            noise, live = decoder.noise_variance[:, 0], self.live().sum(-1)
+            drawn["kl_weight"] = figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
+        return drawn
+
+
+def sorted_rows(rows: Sequence[Tensor]) -> Tensor:
+    """Rows stacked, each descending."""
+    return torch.stack(list(rows)).sort(-1, descending=True).values
+
+
+def row(values: Tensor) -> str:
+    """Numbers side by side."""
+    return " ".join(f"{value:7.4f}" for value in rearrange(values, "d -> d").tolist())
