@@ -122,7 +122,13 @@ class CLI(LightningCLI):
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; what the user can mend ends in one line and exit code 2."""
-    for message in ("does not have many workers", "smaller than the logging interval", "LeafSpec", "in eval mode"):
+    for message in (
+        "does not have many workers",
+        "smaller than the logging interval",
+        "LeafSpec",
+        "in eval mode",
+        "no `validation_step`",
+    ):
         warnings.filterwarnings("ignore", f".*{message}")
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements, no list of hardware that is absent

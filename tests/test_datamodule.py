@@ -112,10 +112,10 @@ def test_one_item_equals_its_row_of_a_batch():
 class Recorder(pl.LightningModule):
     """Counts images as the real modules do and keeps the indices that it is given."""
 
-    def __init__(self, budget, images_seen=0):
+    def __init__(self, leg_end, images_seen=0):
         super().__init__()
         self.automatic_optimization = False
-        self.budget, self.images_seen = budget, images_seen
+        self.leg_end, self.images_seen = leg_end, images_seen
         self.seen = {"train": [], "valid": [], "test": []}
 
     def training_step(self, batch, _):
@@ -161,11 +161,11 @@ def image_folder(folder, **options):
     return ImageFolder(root=str(folder), **common, **options)
 
 
-def test_fit_sees_the_stream_up_to_the_budget_and_goes_on_where_it_was(folder):
-    whole, first = Recorder(budget=30), Recorder(budget=12)
+def test_fit_sees_the_stream_up_to_the_end_of_the_leg_and_goes_on_where_it_was(folder):
+    whole, first = Recorder(leg_end=30), Recorder(leg_end=12)
     trainer().fit(whole, datamodule=image_folder(folder))
     trainer().fit(first, datamodule=image_folder(folder))
-    second = Recorder(budget=30, images_seen=first.images_seen)
+    second = Recorder(leg_end=30, images_seen=first.images_seen)
     trainer().fit(second, datamodule=image_folder(folder))
     assert whole.images_seen == 32  # the last batch is a whole one
     assert sorted(whole.seen["train"][:10]) == list(range(10))
@@ -174,7 +174,7 @@ def test_fit_sees_the_stream_up_to_the_budget_and_goes_on_where_it_was(folder):
 
 
 def test_validation_and_test_see_every_image_once_in_order(folder):
-    module = Recorder(budget=0)
+    module = Recorder(leg_end=0)
     trainer().validate(module, datamodule=image_folder(folder, limit_valid=3), verbose=False)
     trainer().test(module, datamodule=image_folder(folder, limit_valid=3), verbose=False)
     assert module.seen == {"train": [], "valid": [0, 1, 2], "test": [0, 1, 2, 3, 4]}

@@ -52,12 +52,12 @@ class Line(pl.LightningModule):
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A machine without W&B credentials or settings; wandb reads its environment only after a teardown."""
+    wandb.teardown()  # first, or the address of another test's W&B process would be put back at the end
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home/netrc"))
-    wandb.teardown()
     yield
     wandb.teardown()
 
