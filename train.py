@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from data.cache import DataError
@@ -91,6 +92,9 @@ class CLI(LightningCLI):
         config.weights_only = True  # a checkpoint is data, never code
 
     def after_instantiate_classes(self) -> None:
+        if self.subcommand != "fit" and not is_overridden("test_step", self.model):
+            recipe = type(self.model).__name__
+            raise InputError(f"{self.subcommand}: {recipe} has no held-out images; its fit ends with all its figures")
         if self.card is not None:
             self.model.check(self.card, self.state, self.config[self.subcommand].ckpt_path)
 

@@ -333,6 +333,9 @@ def test_a_run_leaves_its_metrics_and_goes_on_as_if_never_stopped(tmp_path, caps
     assert {"toy/max_error_abc", "toy/max_error_abc_sampled", "toy/beta_0_b", "images_seen"} < set(metrics)
     with pytest.raises(InputError, match="is a toy's"):
         load_vae(tmp_path / "whole/last.ckpt")
+    with pytest.raises(SystemExit):
+        train.main(["test", *few[1:], *options(tmp_path, "--name=whole")])
+    assert "test: ToyGridModule has no held-out images" in capsys.readouterr().err
     with pytest.raises(SystemExit):  # other data than the checkpoint's
         train.main(
             [*whole, "--data.std=[1,2,4]", *options(tmp_path, "--name=parts", "--ckpt_path=last", "--model.budget=256")]
