@@ -192,7 +192,4 @@ class FinalValues(Callback):
         temporary.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
         os.replace(temporary, self.path)
 
-    on_train_end = on_test_end = write
-
-    def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        self.write(trainer, module)
+    on_validation_end = on_train_end = on_test_end = write

@@ -67,5 +67,5 @@ class Denoiser(nn.Module):
     def draws(self, noise: Tensor, p: Gaussian) -> Tensor:
         """K denoisings of each z: noise (K, B, 3, H, W) and p (B, 3, H, W) -> (K, B, 3, H, W)."""
         k = len(noise)
-        repeated = Gaussian(p.mean.repeat(k, 1, 1, 1), p.logstd.repeat(k, 1, 1, 1))
-        return rearrange(self(rearrange(noise, "k b c h w -> (k b) c h w"), repeated), "(k b) c h w -> k b c h w", k=k)
+        images = self(rearrange(noise, "k b c h w -> (k b) c h w"), p.repeat(k))
+        return rearrange(images, "(k b) c h w -> k b c h w", k=k)

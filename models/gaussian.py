@@ -36,6 +36,10 @@ class Gaussian:
         """mean + std * noise: a true draw when noise ~ N(0, I) has the mean's shape."""
         return self.mean + self.std * noise
 
+    def repeat(self, times: int) -> "Gaussian":
+        """The whole batch `times` times, one after another: (B, ...) -> (times B, ...)."""
+        return Gaussian(torch.cat([self.mean] * times), torch.cat([self.logstd] * times))
+
 
 def soft_floor(value: Tensor, low: float) -> Tensor:
     """low + softplus(value - low): never below low, and unlike a clamp never without a gradient."""

@@ -129,14 +129,8 @@ def load_vae(path: str | Path) -> tuple[Card, VAE, GaussianPrior]:
     Raises:
         InputError: see read_checkpoint.
     """
-    card, state = read_checkpoint(path)
-    if card.stage == "toy":
-        raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
-    config = card.vae_config()
-    vae, prior = VAE(card.size, config), GaussianPrior(config.latent)
-    vae.load_state_dict(part(state, "vae."))
-    prior.load_state_dict(part(state, "prior."))
-    return card, vae, prior
+    card, pipeline = load_pipeline(path)
+    return card, pipeline.vae, pipeline.prior
 
 
 def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
@@ -145,9 +139,14 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
     Raises:
         InputError: see read_checkpoint.
     """
-    card, vae, prior = load_vae(path)
-    denoiser = None
+    card, state = read_checkpoint(path)
+    if card.stage == "toy":
+        raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
+    config = card.vae_config()
+    vae, prior, denoiser = VAE(card.size, config), GaussianPrior(config.latent), None
+    vae.load_state_dict(part(state, "vae."))
+    prior.load_state_dict(part(state, "prior."))
     if card.denoiser is not None:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser))
-        denoiser.load_state_dict(part(read_checkpoint(path)[1], "ema.module."))
+        denoiser.load_state_dict(part(state, "ema.module."))
     return card, Pipeline(vae, prior, denoiser).eval()

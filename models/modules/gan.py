@@ -120,7 +120,7 @@ class GANModule(ImageModule):
         noise = rearrange(self.normal((len(x), DRAWS, *x.shape[1:]), rng), "b k c h w -> k b c h w")
         draws = self.denoiser.draws(noise, p)  # (K, B, C, H, W)
         fakes = (draws - p.mean) / p.std
-        pair = Gaussian(p.mean.repeat(DRAWS, 1, 1, 1), p.logstd.repeat(DRAWS, 1, 1, 1))
+        pair = p.repeat(DRAWS)
         fake = rearrange(fakes, "k b c h w -> (k b) c h w")
 
         penalise = self.images_seen // self.global_batch(batch) % self.penalty_every == 0
@@ -136,9 +136,9 @@ class GANModule(ImageModule):
     ) -> dict[str, Tensor]:
         """One step of D; `fake` and `pair` are (K B, ...), draws of the B conditions p one after another."""
         optimizer, _ = self.optimizers()
-        real_logits, fake_logits = self.discriminator(real, p), self.discriminator(fake, pair)
-        adversarial = relativistic_loss(real_logits.repeat(DRAWS), fake_logits)
-        terms = {"margin": real_logits.repeat(DRAWS) - fake_logits, "d_loss": adversarial}
+        real_logits, fake_logits = self.discriminator(real, p).repeat(DRAWS), self.discriminator(fake, pair)
+        adversarial = relativistic_loss(real_logits, fake_logits)
+        terms = {"margin": real_logits - fake_logits, "d_loss": adversarial}
         loss = adversarial.mean()
         if penalise:
             penalties = self.penalties(real, fake[: len(real)], p)
