@@ -3,10 +3,14 @@
 Axes: M members, B batch, D values of one input.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
+
+from models.errors import InputError
 
 
 class EnsembleMLP(nn.Module):
@@ -47,8 +51,31 @@ class EnsembleMLP(nn.Module):
         return x
 
 
+class EnsembleGenerator(nn.Module):
+    """G(noise, condition), for M members.
+
+    Args:
+        noise: values of the noise.
+        size: values of what is generated.
+        condition: values of the condition; 0 for a plain GAN.
+        skip: G is the noise plus a correction, so that a new denoiser hands back the sample that it was given.
+        shape: members, width, depth and generator of the network.
+    """
+
+    def __init__(self, noise: int, size: int, condition: int, skip: bool, **shape: Any) -> None:
+        super().__init__()
+        if skip and noise != size:
+            raise InputError(f"a generator that starts as the identity needs {size} values of noise, not {noise}")
+        self.skip, self.net = skip, EnsembleMLP(inputs=noise + condition, outputs=size, head=0.3, **shape)
+
+    def forward(self, noise: Tensor, condition: Tensor) -> Tensor:
+        """(M, B, noise) and (M, B, condition) -> (M, B, size)."""
+        correction = self.net(torch.cat([noise, condition], -1))
+        return noise + correction if self.skip else correction
+
+
 class Duel(nn.Module):
-    """A generator of residuals and its discriminator, both told the condition, for M members.
+    """A generator and its discriminator, both told the condition, for M members.
 
     Args:
         members: M.
@@ -58,24 +85,37 @@ class Duel(nn.Module):
         width: units of each hidden layer.
         depth: hidden layers.
         generator: of the weights.
+        skip: see EnsembleGenerator.
     """
 
     def __init__(
-        self, members: int, noise: int, size: int, condition: int, width: int, depth: int, generator: torch.Generator
+        self,
+        members: int,
+        noise: int,
+        size: int,
+        condition: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator,
+        skip: bool = False,
     ) -> None:
         super().__init__()
-        shape = {"width": width, "depth": depth, "generator": generator}
-        self.generator = EnsembleMLP(members, noise + condition, size, **shape, head=0.3)
-        self.discriminator = EnsembleMLP(members, size + condition, 1, **shape)
-
-    def generate(self, noise: Tensor, condition: Tensor) -> Tensor:
-        """(M, B, noise) and (M, B, condition) -> (M, B, size)."""
-        return self.generator(torch.cat([noise, condition], -1))
+        shape = {"members": members, "width": width, "depth": depth, "generator": generator}
+        self.generator = EnsembleGenerator(noise, size, condition, skip, **shape)
+        self.discriminator = EnsembleMLP(inputs=size + condition, outputs=1, **shape)
 
     def judge(self, values: Tensor, condition: Tensor) -> Tensor:
         """Logits (M B,) of values (M B, 1, D, 1), the shape of images of one column, so that penalties fit."""
         values = rearrange(values, "(m b) 1 d 1 -> m b d", m=len(condition))
         return rearrange(self.discriminator(torch.cat([values, condition], -1)), "m b 1 -> (m b)")
+
+
+def clip_members(network: nn.Module, limit: float) -> None:
+    """Scale each member's gradient down to a norm of at most `limit`, in place: one that bolts stops no other."""
+    gradients = [p.grad for p in network.parameters()]
+    norm = sum(reduce(g.square(), "m a b -> m 1 1", "sum") for g in gradients).sqrt()
+    for gradient in gradients:
+        gradient.mul_((limit / norm).clamp(max=1))
 
 
 def as_images(values: Tensor) -> Tensor:

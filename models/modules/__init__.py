@@ -2,7 +2,8 @@
 
 from models.modules.gan import GANModule
 from models.modules.toy import ToyGridModule, ToyVectorsModule
-from models.modules.toy_gan import ToyGANModule, ToyMixtureModule
+from models.modules.toy_gan import ToyGANModule
+from models.modules.toy_mixture import ToyMixtureModule
 from models.modules.toy_twins import ToyTwinsModule
 from models.modules.vae import VAEModule
 
