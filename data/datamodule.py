@@ -11,7 +11,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.cache import DataError, Source, cached_arrays
 from data.celeba import CelebASource
+from data.drawing import REGIONS
 from data.folder import Crop, FolderSource
+from data.masked import REGIONS as MASKED_REGIONS
+from data.masked import MaskedSource
 from data.portraits import PortraitSource
 
 SPLITS = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
@@ -123,6 +126,7 @@ class ImageDataModule(pl.LightningDataModule):
     """
 
     crop: Crop | None = None
+    regions: tuple[str, ...] = ()  # names of what a batch's "regions" number
 
     def __init__(
         self,
@@ -220,6 +224,8 @@ class Portraits(ImageDataModule):
         noise: Std of the noise to plant, by name of the region, in units of [0, 1].
     """
 
+    regions = REGIONS
+
     def __init__(
         self,
         count: int = 20000,
@@ -289,6 +295,27 @@ class ImageFolder(ImageDataModule):
 
     def source(self) -> Source:
         return FolderSource(self.root, self.crop, self.valid_share)
+
+
+class MaskedImages(ImageDataModule):
+    """Photographs with masks, to measure a checkpoint on by region (`test`), not to train on.
+
+    Args:
+        root: .npz file with images (N, S, S, 3) and CelebAMask-HQ's classes as masks (N, S, S), uint8.
+    """
+
+    regions = MASKED_REGIONS
+
+    def __init__(
+        self,
+        root: str,
+        **common,
+    ) -> None:
+        super().__init__(**common)
+        self.root = root
+
+    def source(self) -> Source:
+        return MaskedSource(self.root)
 
 
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from PIL import Image
 from data.cache import DataError, cached_arrays
 from data.celeba import ARCHIVE, IMAGES, PARTITION, CelebASource
 from data.folder import FolderSource, square_crop_resize
+from data.masked import CLASSES, REGIONS, MaskedSource
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -287,3 +288,53 @@ def test_real_celeba_matches_its_64_pixel_set():
     same = FolderSource(SHARED / "celeba64").read("train/000086.webp", 64)["image"]
     assert np.array_equal(same, np.asarray(Image.open(io.BytesIO(small.read_bytes())).convert("RGB")))
     assert np.abs(made.astype(int) - same).mean() < 0.1
+
+
+# --- masked photographs
+
+
+def masked(path, count=3, side=8, **replaced):
+    images = np.stack([noise(side, side, seed) for seed in range(count)])
+    masks = np.tile(np.array([0, 4, 5, 255], np.uint8), (count, side, side // 4))
+    np.savez(path, **({"images": images, "masks": masks} | replaced))
+    return images, masks
+
+
+def test_masked_images_come_with_merged_classes(tmp_path):
+    images, _ = masked(tmp_path / "faces.npz")
+    source = MaskedSource(tmp_path / "faces.npz")
+    assert list(source.items("test")) == list(source.items("valid")) == [0, 1, 2]
+    read = source.read(1, 8)
+    assert (read["image"] == images[1]).all()
+    eyes = REGIONS.index("eyes")
+    assert read["regions"][0].tolist() == [REGIONS.index("background"), eyes, eyes, 255] * 2
+    assert source.read(1, 4)["image"].shape == (4, 4, 3)
+
+
+def test_every_class_of_the_masks_belongs_to_one_region():
+    assert sorted(c for classes in CLASSES.values() for c in classes) == list(range(19))
+
+
+@pytest.mark.parametrize(
+    "replaced, reason",
+    [
+        ({"masks": np.zeros((3, 4, 4), np.uint8)}, "must be uint8, .N, S, S, 3. and .N, S, S."),
+        ({"images": np.zeros((3, 8, 8, 3), np.float32)}, "must be uint8"),
+    ],
+)
+def test_masked_images_of_the_wrong_form_are_refused(tmp_path, replaced, reason):
+    masked(tmp_path / "faces.npz", **replaced)
+    with pytest.raises(DataError, match=reason):
+        MaskedSource(tmp_path / "faces.npz").items("test")
+
+
+def test_masked_images_are_not_for_training_and_a_wrong_file_is_named(tmp_path):
+    masked(tmp_path / "faces.npz")
+    with pytest.raises(DataError, match="`validate` and `test` only"):
+        MaskedSource(tmp_path / "faces.npz").items("train")
+    (tmp_path / "not.npz").write_text("<html>")
+    for name in ("absent.npz", "not.npz"):
+        with pytest.raises(DataError, match=name):
+            MaskedSource(tmp_path / name).items("test")
+    with pytest.raises(DataError, match="absent.npz: No such file or directory; correct --data.root"):
+        MaskedSource(tmp_path / "absent.npz").fingerprint("test")

@@ -1,0 +1,86 @@
+"""Photographs with masks in one .npz file, for measuring by region: CelebAMask-HQ's classes, merged."""
+
+import hashlib
+import json
+import zipfile
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.cache import DataError
+
+CLASSES = {
+    "background": (0,),
+    "skin": (1,),
+    "nose": (2,),
+    "glasses": (3,),
+    "eyes": (4, 5),
+    "brows": (6, 7),
+    "ears": (8, 9, 15),
+    "mouth": (10, 11, 12),
+    "hair": (13,),
+    "hat": (14,),
+    "neck": (16, 17),
+    "cloth": (18,),
+}
+"""Regions, and which of CelebAMask-HQ's classes each takes in; what lies outside the photograph has none."""
+
+REGIONS = tuple(CLASSES)
+
+
+class MaskedSource:
+    """`images` (N, S, S, 3) and `masks` (N, S, S), uint8, from one file. They are for measuring, never for training.
+
+    Args:
+        path: the .npz file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.name = f"masked-{self.path.stem}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images and masks."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                images, masks = file["images"], file["masks"]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            wanted = "give --data.root a .npz file with images (N, S, S, 3) and masks (N, S, S), uint8"
+            raise DataError(f"masked images {self.path}: {error}; {wanted}") from None
+        if images.shape != (*masks.shape, 3) or images.dtype != np.uint8 or masks.dtype != np.uint8:
+            found = f"images {images.dtype} {images.shape} and masks {masks.dtype} {masks.shape}"
+            raise DataError(f"masked images {self.path}: {found}; they must be uint8, (N, S, S, 3) and (N, S, S)")
+        return images, masks
+
+    def items(self, split: str) -> range:
+        """Numbers of the images, for validation and test alike.
+
+        Raises:
+            DataError: they are asked for training.
+        """
+        if split == "train":
+            raise DataError(f"masked images {self.path}: for `validate` and `test` only; train on a folder or CelebA")
+        return range(len(self.arrays[0]))
+
+    def fingerprint(self, split: str) -> str:
+        """The file's size and time, as one line of JSON."""
+        try:
+            about = self.path.stat()
+        except OSError as error:
+            raise DataError(f"masked images {self.path}: {error.strerror}; correct --data.root") from None
+        return json.dumps(["masked", CLASSES, about.st_size, about.st_mtime_ns])
+
+    def read(self, item: int, size: int) -> dict[str, np.ndarray]:
+        """Image `item`, uint8: "image" (size, size, 3), "regions" (size, size), where 255 is none of REGIONS."""
+        images, masks = self.arrays
+        image, mask = Image.fromarray(images[item]), Image.fromarray(masks[item])
+        lookup = np.full(256, 255, np.uint8)
+        for region, classes in enumerate(CLASSES.values()):
+            lookup[list(classes)] = region
+        return {
+            "image": np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)),
+            "regions": lookup[np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))],
+        }
