@@ -1,0 +1,197 @@
+"""Whether p(x|z) can be believed: what held-out pixels say of the decoder's mean and std, streamed over batches.
+
+The sums are torchmetrics states, so that Lightning adds them up over processes.
+Axes: B batch, C channels, H height, W width, N images, R regions.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+from torchmetrics import Metric
+
+from models.errors import InputError
+from models.gaussian import Gaussian
+
+LEVELS = (0.5, 0.9, 0.99)
+"""Probabilities of the central intervals whose coverage is counted."""
+
+EDGES = torch.linspace(-5.0, 5.0, 101)
+"""Edges of the histogram of standardised residuals; what lies beyond counts into the outermost bins."""
+
+
+@dataclass  # not frozen: torchmetrics walks through what compute() returns
+class Report:
+    """What a Calibration found.
+
+    Args:
+        coverage: share of pixels inside the central intervals of LEVELS, (3,).
+        histogram: density of the standardised residuals between EDGES, (100,).
+        model_variance: Var_z[mean] + E[std^2] of every pixel, in [0, 1] units squared, (C, H, W).
+        data_variance: Var[x] there.
+    """
+
+    coverage: Tensor
+    histogram: Tensor
+    model_variance: Tensor
+    data_variance: Tensor
+
+    @property
+    def marginal_variance(self) -> Tensor:
+        """Sum of the model's variance over all pixels, by the sum of the data's: 1 by the marginal variance law."""
+        return self.model_variance.sum() / self.data_variance.sum()
+
+    @property
+    def marginal_variance_gap(self) -> Tensor:
+        """Mean over pixels of |log(model variance / data variance)|: 0 by the law, at every pixel."""
+        return (self.model_variance / self.data_variance.clamp(min=1e-12)).log().abs().mean()
+
+
+class Calibration(Metric):
+    """Standardised residuals (x - mean)/std of held-out images, and the marginal variance law of their pixels.
+
+    With z ~ q(z|x) a calibrated Gaussian has residuals ~ N(0, 1), central intervals that cover what they claim, and
+    Var_z[mean_i] + E[std_i^2] = Var[x_i] at every pixel i off the floor (factor analysis: docs/toy.md, 10).
+
+    Args:
+        shape: (C, H, W).
+    """
+
+    full_state_update = False
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        zeros = {
+            "inside": torch.zeros(len(LEVELS), dtype=torch.float64),
+            "counts": torch.zeros(len(EDGES) - 1, dtype=torch.float64),
+            "images": torch.zeros((), dtype=torch.float64),
+        } | {
+            name: torch.zeros(shape, dtype=torch.float64)
+            for name in ("mean_sum", "mean_square", "variance_sum", "data_sum", "data_square")
+        }
+        for name, value in zeros.items():
+            self.add_state(name, value, dist_reduce_fx="sum")
+
+    def update(self, p: Gaussian, x: Tensor) -> None:
+        """Add images x (B, C, H, W) in [0, 1] and their p(x|z), mean and logstd of that shape."""
+        residual = (x - p.mean) / p.std
+        half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
+        self.inside += torch.stack([(residual.abs() < h).double().mean() for h in half]) * len(x)
+        clipped = residual.clamp(EDGES[0].item(), EDGES[-1].item()).float().flatten()
+        self.counts += torch.histc(clipped, len(EDGES) - 1, EDGES[0].item(), EDGES[-1].item()).to(self.counts)
+        self.images += len(x)
+        mean, data = p.mean.double(), x.double()
+        self.mean_sum += mean.sum(0)
+        self.mean_square += mean.square().sum(0)
+        self.variance_sum += (2 * p.logstd.double()).exp().sum(0)
+        self.data_sum += data.sum(0)
+        self.data_square += data.square().sum(0)
+
+    def compute(self) -> Report:
+        n = self.images
+        density = self.counts / (self.counts.sum() * (EDGES[1] - EDGES[0]))
+        return Report(
+            coverage=self.inside / n,
+            histogram=density,
+            model_variance=self.mean_square / n - (self.mean_sum / n).square() + self.variance_sum / n,
+            data_variance=self.data_square / n - (self.data_sum / n).square(),
+        )
+
+
+@dataclass  # not frozen: torchmetrics walks through what compute() returns
+class RegionReport:
+    """Per image and region, (N, R); nan where an image has no pixel of it. Stds and errors in [0, 1] units, squared.
+
+    Args:
+        names: of the regions, R.
+        variance: mean of the decoder's std^2.
+        squared_error: mean of (x - mean)^2.
+        planted: mean of (x - clean)^2 where the clean image is known, else None.
+        excess: mean of (mean - clean)^2 where the clean image is known, else None.
+        inside: share of pixels in the central intervals of LEVELS, (N, R, 3).
+        pixels: number of them.
+    """
+
+    names: tuple[str, ...]
+    variance: Tensor
+    squared_error: Tensor
+    inside: Tensor
+    pixels: Tensor
+    planted: Tensor | None = None
+    excess: Tensor | None = None
+
+    def pooled(self, values: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Mean of a per-image quantity over the pixels of each region of the chosen images, (R, ...)."""
+        weight = self.pixels.reshape(*self.pixels.shape, *[1] * (values.ndim - 2))
+        chosen = torch.arange(len(values)) if chosen is None else chosen
+        return (values * weight)[chosen].nansum(0) / weight[chosen].sum(0)
+
+    def interval(self, statistic, draws: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Bootstrap interval over images of statistic(chosen), a function of the images drawn: low and high."""
+        rng = torch.Generator().manual_seed(seed)
+        n = len(self.pixels)
+        values = torch.stack([statistic(torch.randint(n, (n,), generator=rng)) for _ in range(draws)])
+        tail = (1 - level) / 2
+        return values.nanquantile(tail, dim=0), values.nanquantile(1 - tail, dim=0)
+
+
+class RegionCalibration(Metric):
+    """Mean std and residual of held-out images by region, kept per image, so that images can be resampled.
+
+    Args:
+        names: of the regions, in the order of their indices; larger indices belong to none.
+    """
+
+    full_state_update = False
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.names = names
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, p: Gaussian, x: Tensor, regions: Tensor, clean: Tensor | None = None) -> None:
+        """Add images x (B, C, H, W) in [0, 1], their p(x|z), regions (B, H, W), and the images without their noise."""
+        residual = (x - p.mean) / p.std
+        half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
+        maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[(residual.abs() < h).float() for h in half]]
+        missing = torch.full_like(x, torch.nan)
+        maps += [(x - clean).square(), (p.mean - clean).square()] if clean is not None else [missing, missing]
+        stacked = torch.stack([reduce(m.expand_as(x), "b c h w -> b (h w)", "mean") for m in maps], -1)  # (B, HW, Q)
+        member = torch.nn.functional.one_hot(regions.long().clamp(max=len(self.names)), len(self.names) + 1)
+        member = rearrange(member[..., :-1].to(stacked), "b h w r -> b r (h w)")  # outside is none
+        pixels = member.sum(-1, keepdim=True)
+        self.rows.append(torch.cat([member @ stacked / pixels, pixels], -1).double())  # (B, R, Q + 1)
+
+    def compute(self) -> RegionReport:
+        """All images so far.
+
+        Raises:
+            InputError: there are none.
+        """
+        rows = torch.cat(list(self.rows)) if isinstance(self.rows, list) and self.rows else self.rows
+        if not isinstance(rows, Tensor):
+            raise InputError("calibration by region: no image had regions")
+        rows = rows.cpu()
+        variance, error, *inside, planted, excess, pixels = rows.unbind(-1)
+        known = not planted.isnan().all()
+        return RegionReport(
+            self.names,
+            variance,
+            error,
+            torch.stack(inside, -1),
+            pixels,
+            planted if known else None,
+            excess if known else None,
+        )
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation of two vectors without ties."""
+    ranks = torch.stack([v.argsort().argsort().double() for v in (a, b)])
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+NORMAL_DENSITY = (-0.5 * EDGES.square()).exp() / math.sqrt(2 * math.pi)
+"""Of N(0, 1) at EDGES, what the histogram is compared with."""
