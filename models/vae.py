@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import log
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class VAEConfig:
         decoder: pyramid of the decoder.
         std_floor: least std of a pixel, in [0, 1] units; 0.002 is half an 8-bit level.
         std_start: std of every pixel in a new network: low, because a decoder that starts wide never needs its code.
+        std: `pixel`, a std for every pixel from the decoder; `shared`, one learned std for all pixels of all images;
+            `fixed`, std_start for good.
     """
 
     latent: int = 128
@@ -28,6 +31,7 @@ class VAEConfig:
     decoder: PyramidConfig = field(default_factory=PyramidConfig)
     std_floor: float = 0.002
     std_start: float = 0.1
+    std: Literal["pixel", "shared", "fixed"] = "pixel"
 
 
 class Encoder(nn.Module):
@@ -54,23 +58,40 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """z -> p(x|z). Input (B, D); output mean and logstd of every pixel, each (B, 3, H, W), in [0, 1] units."""
 
-    def __init__(self, size: int, latent: int, config: PyramidConfig, std_floor: float, std_start: float) -> None:
+    def __init__(self, size: int, config: VAEConfig) -> None:
         super().__init__()
-        widths = config.channels(size)
-        layers: list[nn.Module] = [nn.Linear(latent, widths[-1] * 16), nn.Unflatten(1, (widths[-1], 4, 4))]
+        pyramid, self.std = config.decoder, config.std
+        widths = pyramid.channels(size)
+        layers: list[nn.Module] = [nn.Linear(config.latent, widths[-1] * 16), nn.Unflatten(1, (widths[-1], 4, 4))]
         for i in reversed(range(len(widths))):
-            layers += [ResBlock(widths[i]) for _ in range(config.blocks)]
+            layers += [ResBlock(widths[i]) for _ in range(pyramid.blocks)]
             layers += [up(widths[i], widths[i - 1])] if i else []
-        head = nn.Conv2d(widths[0], 6 * config.patch**2, 3, padding=1)
+        channels = 6 if self.std == "pixel" else 3
+        head = nn.Conv2d(widths[0], channels * pyramid.patch**2, 3, padding=1)
         nn.init.zeros_(head.bias)
         nn.init.normal_(head.weight, std=1e-3)  # a new decoder says: grey, with std_start everywhere
-        layers += [nn.SiLU(), head, nn.PixelShuffle(config.patch)]  # (B, 6 p^2, H/p, W/p) -> (B, 6, H, W)
+        layers += [nn.SiLU(), head, nn.PixelShuffle(pyramid.patch)]  # (B, 6 p^2, H/p, W/p) -> (B, 6, H, W)
         self.layers = nn.Sequential(*layers)
-        self.log_floor, self.log_start = log(std_floor), log(std_start)
+        self.log_floor, self.log_start = log(config.std_floor), log(config.std_start)
+        if self.std == "shared":
+            self.shared_logstd = nn.Parameter(torch.zeros(()))
 
     def forward(self, z: Tensor) -> Gaussian:
-        mean, logstd = self.layers(z).float().chunk(2, dim=1)
-        return Gaussian(0.5 * (mean + 1), soft_floor(logstd + self.log_start, self.log_floor))
+        return self.head(self.features(z))
+
+    def features(self, z: Tensor) -> Tensor:
+        """What mean and std are both made of, (B, C, H/p, W/p)."""
+        return self.layers[:-2](z)
+
+    def head(self, features: Tensor) -> Gaussian:
+        """p(x|z) from the features: one convolution."""
+        output = self.layers[-2:](features).float()  # (B, 6, H, W), or (B, 3, H, W) where the std is no output
+        mean, logstd = 0.5 * (output[:, :3] + 1), output[:, 3:]
+        if self.std == "fixed":
+            return Gaussian(mean, torch.full_like(mean, self.log_start))
+        if self.std == "shared":
+            logstd = self.shared_logstd
+        return Gaussian(mean, soft_floor(logstd + self.log_start, self.log_floor).expand_as(mean))
 
 
 class VAE(nn.Module):
@@ -92,7 +113,7 @@ class VAE(nn.Module):
             raise InputError(f"std_floor {config.std_floor} must lie between 0 and std_start {config.std_start}")
         self.size, self.config = size, config
         self.encoder = Encoder(size, config.latent, config.encoder)
-        self.decoder = Decoder(size, config.latent, config.decoder, config.std_floor, config.std_start)
+        self.decoder = Decoder(size, config)
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
 
     def encode(self, x: Tensor) -> Gaussian:

@@ -7,13 +7,24 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
+from models.errors import InputError
 from models.gaussian import (
     HALF_BIN,
+    KERNEL_SCALES,
     Gaussian,
+    beta_nll,
     bits_per_dimension,
+    dequantised,
+    faithful_nll,
+    floored_kl,
+    kl_of_moments,
     kl_to_standard_normal,
     log_bin_probability,
     log_density,
+    log_level_density,
+    mixture_moments,
+    mmd,
+    mmd_in_nats,
     soft_floor,
 )
 
@@ -117,6 +128,61 @@ def test_density_matches_torch():
         torch.testing.assert_close(log_density(pixel(mean, std), x).detach(), want)
 
 
+def mean_level_density(mean: float, std: float) -> Tensor:
+    """The log density per level of dequantised pixels, averaged over the uniform noise by quadrature: (256,)."""
+    nodes, weights = LEGENDRE
+    x = dequantised(LEVELS[:, None], 0.5 * (nodes + 1))  # (256 bins, 400 nodes)
+    p = Gaussian(*(torch.tensor(value, dtype=torch.float64) for value in (mean, math.log(std))))
+    return (log_level_density(p, x) * weights).sum(1) / 2
+
+
+@pytest.mark.parametrize("std", STDS)
+@pytest.mark.parametrize("mean", MEANS)
+def test_the_density_of_dequantised_pixels_bounds_the_bin_probability(mean, std):
+    gap = log_bin_probability(pixel(mean, std), LEVELS).detach() - mean_level_density(mean, std)
+    assert (gap >= -1e-9).all()  # Jensen
+    if std >= 1:
+        assert gap[1:-1].max() < 1e-5  # a wide density is flat over a bin; the tails' bins have no end
+
+
+def test_dequantised_pixels_fill_their_bin_and_no_other():
+    x = dequantised(LEVELS, torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1, None])
+    assert torch.equal((x * 255 + 1e-9).round(), (LEVELS * 255).expand_as(x))
+    torch.testing.assert_close(x.amin(0), LEVELS - HALF_BIN)
+
+
+def test_a_density_below_the_std_of_the_docstring_is_above_one_and_a_bin_probability_never_is():
+    edge = 1 / (255 * math.sqrt(2 * math.pi))
+    assert edge == pytest.approx(0.0016, abs=5e-5)
+    for std, sign in ((0.99 * edge, 1), (1.01 * edge, -1)):
+        p = pixel(0.0, std, count=1)
+        assert log_level_density(p, torch.zeros(1)).item() * sign > 0 and log_bin_probability(p, LEVELS[:1]) < 0
+
+
+# --- gradients of the decoder
+
+
+def test_beta_nll_divides_the_gradient_of_the_mean_by_the_std_alone():
+    p, x = pixel(0.4, 0.05), LEVELS
+    nll = -log_density(p, x)
+    by_mean, by_logstd = torch.autograd.grad(beta_nll(nll, p.std).sum(), (p.mean, p.logstd), retain_graph=True)
+    torch.testing.assert_close(by_mean, (p.mean - x) / p.std)
+    torch.testing.assert_close(by_logstd, p.std * (1 - ((x - p.mean) / p.std).square()))
+    assert torch.equal(beta_nll(nll, p.std, beta=0.0), nll)
+
+
+@pytest.mark.parametrize("log_likelihood", [log_bin_probability, log_density])
+def test_faithful_nll_teaches_the_mean_the_squared_error_and_the_std_its_likelihood(log_likelihood):
+    p, x = pixel(0.4, 0.05), LEVELS
+    by_mean, by_logstd = torch.autograd.grad(faithful_nll(p, x, log_likelihood).sum(), (p.mean, p.logstd))
+    (want,) = torch.autograd.grad(-log_likelihood(p, x).sum(), p.logstd)
+    torch.testing.assert_close(by_mean, p.mean - x)
+    torch.testing.assert_close(by_logstd, want)
+
+
+# --- divergences
+
+
 @pytest.mark.parametrize("std", [1e-3, 0.3, 1.0, 4.0])
 @pytest.mark.parametrize("mean", [-2.0, 0.0, 0.7])
 def test_kl_matches_torch_and_quadrature(mean, std):
@@ -132,6 +198,92 @@ def test_kl_matches_torch_and_quadrature(mean, std):
 def test_kl_is_zero_at_the_standard_normal_alone():
     assert kl_to_standard_normal(pixel(0.0, 1.0)).eq(0).all()
     assert kl_to_standard_normal(pixel(0.0, 1.01)).gt(0).all() and kl_to_standard_normal(pixel(0.01, 1.0)).gt(0).all()
+
+
+def test_free_bits_floor_the_batch_mean_of_each_latent_and_stop_its_gradient():
+    kl = torch.tensor([[0.1, 3.0, 0.0], [0.5, 1.0, 0.9]], dtype=torch.float64, requires_grad=True)
+    floored = floored_kl(kl, 0.4)
+    assert floored.item() == pytest.approx(0.4 + 2.0 + 0.45)
+    assert torch.autograd.grad(floored, kl)[0].tolist() == [[0, 0.5, 0.5]] * 2
+    assert floored_kl(kl, 0.0).item() == pytest.approx(kl.sum(1).mean().item())
+
+
+def some_posteriors(count: int = 50, latent: int = 4) -> Gaussian:
+    rng = torch.Generator().manual_seed(0)
+    draw = torch.randn(2, count, latent, generator=rng, dtype=torch.float64)
+    mixing = torch.tensor([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0.8, 0.1, 0], [0, 0, 0, 2]], dtype=torch.float64)
+    return Gaussian(draw[0] @ mixing + 0.3, 0.3 * draw[1] - 1)
+
+
+def test_kl_of_moments_matches_torch():
+    mean, covariance = mixture_moments(some_posteriors())
+    want = distributions.kl_divergence(
+        distributions.MultivariateNormal(mean, covariance),
+        distributions.MultivariateNormal(torch.zeros_like(mean), torch.eye(4, dtype=torch.float64)),
+    )
+    torch.testing.assert_close(kl_of_moments(mean, covariance), want)
+    one = pixel(0.7, 0.3, count=3)
+    torch.testing.assert_close(kl_of_moments(one.mean, one.std.square().diag()), kl_to_standard_normal(one).sum())
+
+
+def test_mixture_moments_are_those_of_draws_of_the_mixture():
+    q, rng = some_posteriors(), torch.Generator().manual_seed(1)
+    z = torch.cat([q.sample(torch.randn(q.mean.shape, generator=rng, dtype=torch.float64)) for _ in range(4000)])
+    mean, covariance = mixture_moments(q)
+    torch.testing.assert_close(z.mean(0), mean, rtol=0, atol=0.01)
+    torch.testing.assert_close(z.T.cov(), covariance, rtol=0.01, atol=0.01)
+
+
+def test_kl_of_a_batch_s_moments_falls_from_the_rate_at_a_batch_of_1_to_that_of_all_images():
+    q = some_posteriors(count=64)
+
+    def mean_kl(batch: int) -> float:
+        pairs = zip(q.mean.split(batch), q.logstd.split(batch), strict=True)
+        return sum(kl_of_moments(*mixture_moments(Gaussian(*pair))).item() for pair in pairs) * batch / 64
+
+    values = [mean_kl(batch) for batch in (1, 2, 4, 16, 64)]
+    assert values[0] == pytest.approx(kl_to_standard_normal(q).sum(1).mean().item())
+    assert values == sorted(values, reverse=True) and values[0] > 2 * values[-1]
+
+
+def draws(count: int, latent: int, seed: int, shift: float = 0.0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(count, latent, generator=rng, dtype=torch.float64) + shift
+
+
+def test_mmd_matches_a_loop_over_pairs():
+    a, b = draws(5, 3, seed=0, shift=0.5), draws(5, 3, seed=1)
+
+    def kernel(u: Tensor, v: Tensor) -> float:
+        return sum(6 * s / (6 * s + (u - v).square().sum().item()) for s in KERNEL_SCALES)
+
+    pairs = [(i, j) for i in range(5) for j in range(5)]
+    within = sum(kernel(a[i], a[j]) + kernel(b[i], b[j]) for i, j in pairs if i != j) / 20
+    assert mmd(a, b).item() == pytest.approx(within - 2 * sum(kernel(a[i], b[j]) for i, j in pairs) / 25, abs=1e-12)
+
+
+def test_mmd_is_unbiased_at_any_batch_and_grows_with_a_shift():
+    def mean(shift: float, count: int) -> tuple[float, float]:
+        """The average over 1,600 draws in batches, and its standard error."""
+        batches = range(1600 // count)
+        values = torch.stack([mmd(draws(count, 8, 2 * i, shift), draws(count, 8, 2 * i + 1)) for i in batches])
+        return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+    for shift, want in ((0.0, 0.0), (0.5, mean(0.5, 400)[0])):
+        for count in (2, 4, 16):
+            got, error = mean(shift, count)
+            assert abs(got - want) < 3 * error < 0.2
+    assert mean(1.0, 16)[0] > 3 * mean(0.5, 16)[0] > 0.5
+
+
+def test_mmd_of_a_small_shift_costs_in_nats_what_it_does_in_kl():
+    a, b = draws(600, 64, seed=0, shift=0.3), draws(600, 64, seed=1)
+    assert mmd_in_nats(a, b).item() == pytest.approx(0.5 * 64 * 0.3**2, rel=0.2)
+
+
+def test_mmd_of_single_draws_is_refused():
+    with pytest.raises(InputError, match="batch_size 2 or more"):
+        mmd(torch.zeros(1, 3), torch.zeros(1, 3))
 
 
 def test_sample_is_mean_plus_std_times_noise():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,9 +25,9 @@ NET = VAEConfig(4, TINY, TINY)
 STEP = 16  # images
 
 
-def vae(**settings: Any) -> VAEModule:
+def vae(net: VAEConfig = NET, **settings: Any) -> VAEModule:
     torch.manual_seed(0)
-    return VAEModule(32, NET, **({"budget": 10 * STEP, "validate_every": 10 * STEP} | settings))
+    return VAEModule(32, net, **({"budget": 10 * STEP, "validate_every": 10 * STEP} | settings))
 
 
 def gan(trained: Trained, **settings: Any) -> GANModule:
@@ -193,18 +194,16 @@ def test_every_optimiser_follows_the_schedule(trained):
         assert step["rate0"] == step["rate1"] == module.scheduled_rate()
 
 
-def test_the_weight_of_the_rate_reaches_one_at_its_share_and_stays(monkeypatch):
-    module = attached(vae(budget=1000, rate_warmup=0.2))
-    monkeypatch.setattr(module, "log_terms", lambda *_: None)
-    weights = {}
+@pytest.mark.parametrize("weight", [1.0, 0.3, 4.0])
+def test_the_weight_of_the_rate_rises_for_its_share_and_stays(weight):
+    module = attached(vae(replace(NET, std="fixed"), budget=1000, rate_warmup=0.2, rate_weight=weight))
+    torch.nn.init.constant_(module.vae.encoder.layers[-1].bias, 2)  # a rate that float32 tells beside the distortion
+    x, weights = torch.rand(2, 3, 32, 32), {}
     for n in (0, 50, 100, 200, 600, 990):
         module.images_seen = n
-        terms = {"distortion": torch.tensor([7.0, 9.0]), "rate": torch.tensor([100.0, 300.0])}
-        monkeypatch.setattr(module, "terms", lambda x, rng, terms=terms: (terms, None))
-        monkeypatch.setattr(module, "statistics", lambda terms, p, x: terms)
-        loss = module.training_step({"image": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, 0)
-        weights[n] = (loss.item() * 3 * 32 * 32 - 8) / 200
-    assert weights == pytest.approx({0: 0, 50: 0.25, 100: 0.5, 200: 1, 600: 1, 990: 1}, abs=1e-4)
+        loss, terms, _ = module.loss(x, module.train_rng())
+        weights[n] = ((loss - terms["distortion"].mean()) / terms["rate"].mean()).item() / weight
+    assert weights == pytest.approx({0: 0, 50: 0.25, 100: 0.5, 200: 1, 600: 1, 990: 1}, abs=1e-3)
 
 
 def test_noise_depends_on_seed_and_images_seen_alone():
@@ -268,7 +267,7 @@ TERMS = {
     "gan": {"margin", "d_loss", "g_loss", "r1", "r2", "spread", "variance_ratio"},
 }
 HELD_OUT = {
-    "vae": TERMS["vae"],
+    "vae": TERMS["vae"] | {"rmse"},
     "gan": {"margin", "standardised_error", "standardised_error_of_data", "variance_ratio"},
 }
 
@@ -295,8 +294,9 @@ def test_held_out_values_are_means_over_images_and_not_over_batches(trained):
             q = module.vae.encode(few)
             p = module.vae.decode(q.sample(module.normal(q.mean.shape, module.eval_rng(i))))
             errors.append((p.mean - few).square().mean((1, 2, 3)))
-    got = module.trainer.callback_metrics["val/squared_error"]
-    torch.testing.assert_close(got, torch.cat(errors).mean(), rtol=1e-5, atol=0)
+    got, want = module.trainer.callback_metrics, torch.cat(errors).mean()
+    torch.testing.assert_close(got["val/squared_error"], want, rtol=1e-5, atol=0)
+    torch.testing.assert_close(got["val/rmse"], want.sqrt(), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("count", [5, 12, 15, 100])

@@ -64,12 +64,51 @@ def test_shapes_of_other_patches(config):
     assert Discriminator(32, config)(torch.randn_like(p.mean), p).shape == (2,)
 
 
+STDS = ("pixel", "shared", "fixed")
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_a_new_decoder_says_grey_with_std_start_everywhere(size):
-    config = replace(CONFIG, std_start=0.08)
+@pytest.mark.parametrize("std", STDS)
+def test_a_new_decoder_says_grey_with_std_start_everywhere(size, std):
+    config = replace(CONFIG, std_start=0.08, std=std)
     p = VAE(size, config).decode(torch.randn(4, 5))
+    assert p.mean.shape == p.logstd.shape == (4, 3, size, size)
     torch.testing.assert_close(p.mean, torch.full_like(p.mean, 0.5), rtol=0, atol=0.01)
-    torch.testing.assert_close(p.std, torch.full_like(p.std, 0.08 + config.std_floor), rtol=0.02, atol=0)
+    start = 0.08 + (0 if std == "fixed" else config.std_floor)
+    torch.testing.assert_close(p.std, torch.full_like(p.std, start), rtol=0.02, atol=0)
+
+
+def test_the_head_has_the_channels_that_its_std_needs():
+    counts = {std: sum(w.numel() for w in VAE(32, replace(CONFIG, std=std)).decoder.parameters()) for std in STDS}
+    channels = 3 * TINY.patch**2
+    assert counts["pixel"] - counts["fixed"] == channels * (9 * TINY.widths[0] + 1)  # 3x3 kernels and a bias
+    assert counts["shared"] - counts["fixed"] == 1
+
+
+@pytest.mark.parametrize("std", STDS)
+def test_the_std_is_learned_of_each_pixel_of_all_together_or_not_at_all(std):
+    vae, x = shaken(VAE(32, replace(CONFIG, std=std))), photographs(32)
+    before = vae.decode(torch.randn(2, 5))
+    optimizer = torch.optim.Adam(vae.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (-log_bin_probability(vae.decode(torch.randn(2, 5)), x)).mean().backward()
+        optimizer.step()
+    after = vae.decode(torch.randn(2, 5))
+    assert len(after.std.unique()) == 1 if std != "pixel" else len(after.std.unique()) > 1000
+    assert (after.std.mean() == before.std.mean()) == (std == "fixed")
+    assert (after.mean != before.mean).any()
+
+
+def test_the_gradient_of_a_std_from_stopped_features_ends_at_its_rows_of_the_head():
+    decoder = shaken(VAE(32, CONFIG)).decoder
+    features = decoder.features(torch.randn(2, 5))
+    decoder.head(features.detach()).logstd.sum().backward()
+    moved = {name for name, w in decoder.named_parameters() if w.grad is not None and w.grad.any()}
+    head = f"layers.{len(decoder.layers) - 2}"
+    assert moved == {f"{head}.weight", f"{head}.bias"}
+    bias = decoder.get_parameter(f"{head}.bias").grad
+    assert not bias[: len(bias) // 2].any() and bias[len(bias) // 2 :].all()
 
 
 @pytest.mark.parametrize("scale", [1e1, 1e3, 1e5])
@@ -176,12 +215,12 @@ def test_bad_vaes_are_refused_in_one_line(bad):
 # The file.
 
 
-def made(with_denoiser: bool) -> Pipeline:
+def made(with_denoiser: bool, std: str = "pixel") -> Pipeline:
     """A small pipeline whose weights and prior are no longer new."""
     prior = GaussianPrior(CONFIG.latent)
     prior.mean += torch.randn(CONFIG.latent)
     denoiser = shaken(Denoiser(32, TINY)) if with_denoiser else None
-    return Pipeline(shaken(VAE(32, CONFIG)), prior, denoiser).eval()
+    return Pipeline(shaken(VAE(32, replace(CONFIG, std=std))), prior, denoiser).eval()
 
 
 def save(pipeline: Pipeline, path: Path) -> Path:
@@ -192,22 +231,32 @@ def save(pipeline: Pipeline, path: Path) -> Path:
         for name, value in pipeline.state_dict().items()
     }
     denoiser = asdict(TINY) if pipeline.denoiser else None
-    card = Card("gan" if denoiser else "vae", 32, 1234, asdict(CONFIG), denoiser, {"source": "portraits"})
+    vae = asdict(pipeline.vae.config)
+    card = Card("gan" if denoiser else "vae", 32, 1234, vae, denoiser, {"source": "portraits"})
     torch.save({"degrain": asdict(card), "state_dict": state, "optimizer_states": []}, path)
     return path
 
 
 @pytest.mark.parametrize("with_denoiser", [False, True])
-def test_a_checkpoint_loads_with_nothing_but_itself(tmp_path, with_denoiser):
-    pipeline = made(with_denoiser)
+@pytest.mark.parametrize("std", STDS)
+def test_a_checkpoint_loads_with_nothing_but_itself(tmp_path, with_denoiser, std):
+    pipeline = made(with_denoiser, std)
     path = save(pipeline, tmp_path / "last.ckpt")
     card, loaded = load_pipeline(path)
-    assert (card.size, card.images_seen, card.vae_config()) == (32, 1234, CONFIG)
+    assert (card.size, card.images_seen, card.vae_config()) == (32, 1234, pipeline.vae.config)
     assert not loaded.training and loaded.rows == (ROWS if with_denoiser else ROWS[:3])
     want, got = pipeline.draw(0, range(2)), loaded.draw(0, range(2))
     assert tuple(got) == loaded.rows and all(torch.equal(got[row], want[row]) for row in want)
     _, vae, prior = load_vae(path)
     assert torch.equal(vae.decode(prior(torch.ones(1, 5))).mean, pipeline.vae.decode(prior(torch.ones(1, 5))).mean)
+
+
+def test_a_checkpoint_from_before_there_were_stds_to_choose_has_one_for_every_pixel(tmp_path):
+    path = save(made(False), tmp_path / "last.ckpt")
+    old = torch.load(path, weights_only=True)
+    del old["degrain"]["vae"]["std"]
+    torch.save(old, path)
+    assert load_pipeline(path)[0].vae_config() == CONFIG
 
 
 def test_a_draw_does_not_depend_on_its_batch():

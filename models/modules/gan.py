@@ -12,7 +12,7 @@ from models.adversarial import gradient_penalty, relativistic_loss, spread_loss,
 from models.denoiser import Denoiser
 from models.discriminator import Discriminator
 from models.errors import InputError
-from models.gaussian import HALF_BIN, Gaussian
+from models.gaussian import Gaussian, dequantised
 from models.layers import PyramidConfig
 from models.modules.base import ImageModule
 from models.pipeline import Card, Pipeline, load_vae
@@ -116,7 +116,7 @@ class GANModule(ImageModule):
         x, rng = self.pixels(batch), self.train_rng()
         p = self.condition(x, rng)
         # Dequantised, or D would tell photographs by the 8-bit grid.
-        real = (x + HALF_BIN * (2 * self.uniform(x.shape, rng) - 1) - p.mean) / p.std
+        real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
         noise = rearrange(self.normal((len(x), DRAWS, *x.shape[1:]), rng), "b k c h w -> k b c h w")
         draws = self.denoiser.draws(noise, p)  # (K, B, C, H, W)
         fakes = (draws - p.mean) / p.std

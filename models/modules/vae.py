@@ -1,14 +1,29 @@
 """Stage 1: the VAE, trained on distortion + rate in nats per image."""
 
 from dataclasses import asdict
-from typing import Any
+from math import inf
+from typing import Any, Literal
 
 import torch
 from einops import reduce
 from torch import Tensor
 
 from models.errors import InputError
-from models.gaussian import Gaussian, bits_per_dimension, kl_to_standard_normal, log_bin_probability
+from models.gaussian import (
+    Gaussian,
+    LogLikelihood,
+    beta_nll,
+    bits_per_dimension,
+    dequantised,
+    faithful_nll,
+    floored_kl,
+    kl_of_moments,
+    kl_to_standard_normal,
+    log_bin_probability,
+    log_level_density,
+    mixture_moments,
+    mmd_in_nats,
+)
 from models.latent_prior import GaussianPrior, LatentMoments
 from models.modules.base import ImageModule
 from models.pipeline import Card, Pipeline
@@ -18,6 +33,9 @@ from models.vae import VAE, VAEConfig
 class VAEModule(ImageModule):
     """-log p(x|z) + KL(q(z|x) to p(z)), with the likelihood of the 8-bit values under a mean and a std for every pixel.
 
+    The variants change what is trained on. Distortion and rate are logged as they are, unweighted, with training's
+    likelihood; on held-out images they are those of the bin likelihood and the posteriors always, and so compare.
+
     Args:
         size: image side in pixels; set by the data.
         net: architecture.
@@ -26,13 +44,25 @@ class VAEModule(ImageModule):
         learning_rate: Adam's, after the warm-up.
         warmup: share of the budget over which the learning rate rises from 0.
         decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
-        rate_warmup: share of the budget over which the weight of the rate rises from 0 to 1, where it stays.
+        rate_warmup: share of the budget over which the weight of the rate rises from 0 to rate_weight, where it stays.
         gradient_clip: largest norm of the gradient of the loss in nats per dimension.
         prior_images: training images that the prior is fitted to, each with its mirror image if the data are flipped.
         seed: of all noise in training and validation.
+        likelihood: training's; `bin`, the probability of the 8-bit value, a code length and so never negative; or
+            `density`, of the dequantised pixel per 8-bit level, whose loss goes negative where std < 0.0016.
+        gradient: the decoder's; `plain`; `beta-nll`, every pixel's term times its std (Seitzer et al. 2022); or
+            `faithful`, the mean and all below it learn from squared_error/2, the std at its head alone (Stirn et al.
+            2023). The encoder has the true ELBO's gradient always.
+        rate_weight: of the rate, after the warm-up; other than 1 (a beta-VAE) with a fixed std alone.
+        free_bits: nats below which no latent's KL, averaged over a process's batch, is pushed (Kingma et al. 2016).
+        regulariser: the loss's rate term; `posterior`, the rate; `moments`, KL to N(0, I) of the Gaussian with the mean
+            and covariance of the batch's mixture of q(z|x), at any batch size an upper bound, on average, on that of
+            q(z): from the rate at a batch of 1 down to q(z)'s own at many images a latent; `mmd`, MMD^2 between the
+            batch's z ~ q(z|x) and N(0, I), in units in which a small shift of q(z) costs what it does in KL.
+        regulariser_weight: of `moments` or `mmd`, times rate_weight.
 
     Raises:
-        InputError: an argument out of range.
+        InputError: an argument out of range, or arguments that contradict each other.
     """
 
     def __init__(
@@ -48,6 +78,12 @@ class VAEModule(ImageModule):
         gradient_clip: float = 1.0,
         prior_images: int = 20_000,
         seed: int = 0,
+        likelihood: Literal["bin", "density"] = "bin",
+        gradient: Literal["plain", "beta-nll", "faithful"] = "plain",
+        rate_weight: float = 1.0,
+        free_bits: float = 0.0,
+        regulariser: Literal["posterior", "moments", "mmd"] = "posterior",
+        regulariser_weight: float = 1.0,
     ) -> None:
         super().__init__(budget, validate_every, learning_rate, warmup, decay, seed)
         if not 0 <= rate_warmup <= 1:
@@ -57,18 +93,83 @@ class VAEModule(ImageModule):
                 f"model: gradient_clip ({gradient_clip}) must be positive, prior_images ({prior_images}) at least 1"
             )
         self.rate_warmup, self.gradient_clip, self.prior_images = rate_warmup, gradient_clip, prior_images
+        self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
+        self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.vae = VAE(size, net)
         self.prior = GaussianPrior(net.latent)
+        self.refuse_contradictions()
+
+    def refuse_contradictions(self) -> None:
+        """Refuse weights out of range and variants that cancel each other, with the reason.
+
+        Raises:
+            InputError: which, and the way out.
+        """
+        for name in ("rate_weight", "regulariser_weight"):
+            if not 0 < getattr(self, name) < inf:
+                raise InputError(f"model: {name} ({getattr(self, name)}) must be positive and finite")
+        if not 0 <= self.free_bits < inf:
+            raise InputError(f"model: free_bits ({self.free_bits}) are nats, 0 or more")
+        std, regulariser = self.vae.config.std, self.regulariser
+        if self.gradient != "plain" and std == "fixed":
+            raise InputError(
+                f"model: gradient {self.gradient} balances mean and std, and net.std is fixed; take gradient plain"
+            )
+        if self.rate_weight != 1 and std != "fixed":
+            raise InputError(
+                f"model: rate_weight ({self.rate_weight}) with net.std {std}: a learned std answers a weight below 1 "
+                f"by falling without bound and one above 1 by an empty code; take rate_weight 1 or net.std fixed"
+            )
+        if self.free_bits and regulariser != "posterior":
+            raise InputError(
+                f"model: free_bits ({self.free_bits}) are of each posterior's KL, which is no part of the loss with "
+                f"regulariser {regulariser}; take free_bits 0 or regulariser posterior"
+            )
+        if self.regulariser_weight != 1 and regulariser == "posterior":
+            raise InputError(
+                f"model: regulariser_weight ({self.regulariser_weight}) is of the regularisers moments and mmd; with "
+                f"posterior the weight is rate_weight"
+            )
 
     # Loss terms.
 
-    def terms(self, x: Tensor, rng: torch.Generator) -> tuple[dict[str, Tensor], Gaussian]:
-        """Distortion and rate in nats per image, (B,), and p(x|z) for one draw of z."""
+    def draw(self, x: Tensor, rng: torch.Generator) -> tuple[Gaussian, Tensor]:
+        """q(z|x) and one draw of it, z (B, D)."""
         q = self.vae.encode(x)
-        p = self.vae.decode(q.sample(self.normal(q.mean.shape, rng)))
-        distortion = -reduce(log_bin_probability(p, x), "b c h w -> b", "sum")
-        rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-        return {"distortion": distortion, "rate": rate}, p
+        return q, q.sample(self.normal(q.mean.shape, rng))
+
+    def reconstruct(self, z: Tensor, x: Tensor, log_likelihood: LogLikelihood) -> tuple[Gaussian, Tensor, Tensor]:
+        """p(x|z), the distortion, and what training minimises in its place, both per image, (B,).
+
+        Their gradients by the decoder differ as `gradient` says, and by z, and so by the encoder, never: the decoder
+        runs on a copy of z, and z has the true distortion's gradient from a term that is linear in z.
+        """
+        if self.gradient == "plain":
+            p = self.vae.decode(z)
+            distortion = -per_image(log_likelihood(p, x))
+            return p, distortion, distortion
+        copy = z.detach().requires_grad_()
+        features = self.vae.decoder.features(copy)
+        p = self.vae.decoder.head(features)
+        nll = -log_likelihood(p, x)
+        distortion = per_image(nll)
+        (slope,) = torch.autograd.grad(distortion.sum(), copy, retain_graph=True)
+        if self.gradient == "beta-nll":
+            variant = beta_nll(nll, p.std)
+        else:
+            apart = self.vae.decoder.head(features.detach())
+            variant = faithful_nll(Gaussian(p.mean, apart.logstd), x, log_likelihood)
+        return p, distortion, per_image(variant) + reduce(slope * z, "b d -> b", "sum")
+
+    def regularisation(self, q: Gaussian, z: Tensor, kl: Tensor, rng: torch.Generator) -> Tensor:
+        """The loss's rate term, in nats per image, from this process's batch; kl is the posteriors', (B, D)."""
+        if self.regulariser == "posterior":
+            return floored_kl(kl, self.free_bits)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.regulariser == "mmd":
+                return mmd_in_nats(z, self.normal(z.shape, rng).to(z))
+            # float64: with fewer images than latents most eigenvalues are no more than the posteriors' variances.
+            return kl_of_moments(*mixture_moments(Gaussian(q.mean.double(), q.logstd.double())))
 
     def statistics(self, terms: dict[str, Tensor], p: Gaussian, x: Tensor) -> dict[str, Tensor]:
         """The terms and what is watched beside them, per image, (B,); errors and stds in [0, 1] pixel units."""
@@ -84,11 +185,29 @@ class VAEModule(ImageModule):
 
     # Training.
 
+    @property
+    def rate_weight_now(self) -> float:
+        """The weight of the rate: a linear rise to rate_weight, then constant."""
+        return self.rate_weight * (min(1.0, self.progress / self.rate_warmup) if self.rate_warmup else 1.0)
+
+    def loss(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Gaussian]:
+        """What is minimised, in nats per image; the true distortion and rate, (B,); and p(x|z)."""
+        q, z = self.draw(x, rng)
+        target, log_likelihood = x, log_bin_probability
+        if self.likelihood == "density":
+            target, log_likelihood = dequantised(x, self.uniform(x.shape, rng)), log_level_density
+        p, distortion, variant = self.reconstruct(z, target, log_likelihood)
+        kl = kl_to_standard_normal(q)  # (B, D)
+        regularisation = self.regularisation(q, z, kl, rng)
+        terms = {"distortion": distortion, "rate": reduce(kl, "b d -> b", "sum")}
+        if self.regulariser != "posterior":
+            terms["regulariser"] = regularisation
+        weight = self.rate_weight_now * self.regulariser_weight
+        return variant.mean() + weight * regularisation, terms, p
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = self.pixels(batch)
-        terms, p = self.terms(x, self.train_rng())
-        rate_weight = min(1.0, self.progress / self.rate_warmup) if self.rate_warmup else 1.0
-        loss = (terms["distortion"] + rate_weight * terms["rate"]).mean()
+        loss, terms, p = self.loss(x, self.train_rng())
         self.tick(batch)
         self.log_terms("train", self.statistics(terms, p, x))
         return loss / x[0].numel()  # nats per dimension, so that one gradient_clip serves every size
@@ -115,13 +234,25 @@ class VAEModule(ImageModule):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
+        self.log_rmse("val")
         if self.trainer.state.fn == "fit":
             self.log("val/active_units", self.active_units.float())
 
+    def on_test_epoch_end(self) -> None:
+        self.log_rmse("test")
+
+    def log_rmse(self, stage: str) -> None:
+        """Root of the mean squared error over all held-out images and pixels, in [0, 1] pixel units."""
+        self.log(f"{stage}/rmse", self.trainer.callback_metrics[f"{stage}/squared_error"].sqrt())
+
     def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The ELBO of held-out images, by bin likelihood and the posterior's KL, however training weighs its terms."""
         x = self.pixels(batch)
-        terms, p = self.terms(x, self.eval_rng(batch_idx))
-        return self.statistics(terms, p, x)
+        q, z = self.draw(x, self.eval_rng(batch_idx))
+        p = self.vae.decode(z)
+        distortion = -per_image(log_bin_probability(p, x))
+        rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
+        return self.statistics({"distortion": distortion, "rate": rate}, p, x)
 
     # Pictures, checkpoints, optimizers.
 
@@ -133,3 +264,8 @@ class VAEModule(ImageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.vae.parameters(), self.learning_rate)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """The sum over pixels and channels, (B, C, H, W) -> (B,)."""
+    return reduce(values, "b c h w -> b", "sum")
