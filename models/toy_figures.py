@@ -1,9 +1,5 @@
-"""The toy's figures: tensors in, a matplotlib Figure out. Theory is a line, what was trained is a dot.
+"""The toy's figures: tensors in, a matplotlib Figure out. Theory is a line, what was trained is a dot."""
 
-One colour a word everywhere: data grey, mean blue, sample orange, denoised green.
-"""
-
-import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,44 +7,25 @@ from torch import Tensor
 
 from models import linear_gaussian as toy
 from models import linear_vae
-
-DATA, MEAN, SAMPLE, DENOISED, INK = "#8c8c8c", "#2f6fb3", "#e07b27", "#2e9e5b", "#333333"
-MARKERS = ("o", "s", "^", "D", "v", "P")
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "figure.dpi": 110,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-}
-
-
-def new(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """A figure in the house's style and its axes, row by row."""
-    with mpl.rc_context(STYLE):
-        figure = Figure((width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
-    return figure, axes
-
-
-def styled(draw):
-    """A figure function that draws in the house's style."""
-
-    def wrapped(*args, **kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
-    return wrapped
-
+from models.figures import DATA, DENOISED, INK, MARKERS, MEAN, SAMPLE, new, styled
 
 # --- one dimension
+
+
+def trained(ax: Axes, x: Tensor, y: Tensor, t: Tensor) -> None:
+    """Dots of what was trained: one shape a t, open for the sampled loss, filled for the integrated one.
+
+    Args:
+        ax: where to draw.
+        x: (N,), or (2, T, N).
+        y: on the integrated and on the sampled loss, (2, T, N).
+        t: data stds, (T,).
+    """
+    x = x.expand_as(y)
+    for i, std in enumerate(t.tolist()):
+        common = {"ls": "", "marker": MARKERS[i % 6]}
+        ax.plot(x[1, i], y[1, i], color=SAMPLE, mfc="none", ms=8, **common, label=f"t = {std:g}, sampled loss")
+        ax.plot(x[0, i], y[0, i], color=MEAN, ms=4.5, **common, label=f"t = {std:g}, integrated loss")
 
 
 @styled
@@ -99,12 +76,7 @@ def bifurcation(t: Tensor, relative: Tensor, found: toy.Optimum) -> Figure:
             ax.plot([0, 2], [0, 0], color=INK, lw=1.2, ls=":", label="saddle")
         ax.axvline(2, color=DATA, lw=1, ls="--")
         shown = relative > 0 if "b" not in name.split(",")[1] else relative >= 0
-        for i, std in enumerate(t.tolist()):
-            common = {"ls": "", "marker": MARKERS[i % 6]}
-            y = values[:, i, shown] * unit[i]
-            x = relative[shown]
-            ax.plot(x, y[1], color=SAMPLE, mfc="none", ms=8, **common, label=f"t = {std:g}, sampled loss")
-            ax.plot(x, y[0], color=MEAN, ms=4.5, **common, label=f"t = {std:g}, integrated loss")
+        trained(ax, relative[shown], values[..., shown] * unit[:, None], t)
         ax.set(xlabel="beta / t²", xlim=(-0.05, end))
         ax.set_title(name)
     axes[1].text(
@@ -182,20 +154,7 @@ def rate_distortion(t: Tensor, relative: Tensor, found: toy.Optimum) -> Figure:
     figure, (ax,) = new(6.8, 4.6)
     line = torch.linspace(0.02, 1, 400, dtype=torch.float64)
     ax.plot(toy.rate_at_distortion(1.0, line), line, color=INK, lw=1.4, label="rate-distortion curve of N(0, t²)")
-    for i, value in enumerate(t.tolist()):
-        common = {"ls": "", "marker": MARKERS[i % 6]}
-        ax.plot(
-            rate[1, i, shown],
-            error[1, i, shown],
-            color=SAMPLE,
-            mfc="none",
-            ms=8,
-            **common,
-            label=f"t = {value:g}, sampled loss",
-        )
-        ax.plot(
-            rate[0, i, shown], error[0, i, shown], color=MEAN, ms=4.5, **common, label=f"t = {value:g}, integrated loss"
-        )
+    trained(ax, rate[..., shown], error[..., shown], t)
     at = toy.statistics(1.0, 1.0)
     x, y = at.rate.item(), at.squared_error.item()
     ax.plot([x - 0.33, x + 0.33], [y + 0.33, y - 0.33], color=DENOISED, lw=1.2)
@@ -227,11 +186,7 @@ def aggregate(t: Tensor, relative: Tensor, found: toy.Optimum) -> Figure:
     for ax, name, usual, values, unit, level in both:
         ax.axhline(level, color=INK, lw=1.4, label="closed form, KL(q(z) to p(z))")
         ax.plot(line, usual, color=DATA, lw=1.2, ls="--", label="the usual KL(q(z|x) to p(z))")
-        for i, std in enumerate(t.tolist()):
-            common = {"ls": "", "marker": MARKERS[i % 6]}
-            y, x = values[:, i, relative > 0] * unit[i], relative[relative > 0]
-            ax.plot(x, y[1], color=SAMPLE, mfc="none", ms=8, **common, label=f"t = {std:g}, sampled loss")
-            ax.plot(x, y[0], color=MEAN, ms=4.5, **common, label=f"t = {std:g}, integrated loss")
+        trained(ax, relative[relative > 0], values[..., relative > 0] * unit[:, None], t)
         ax.set(xlabel="beta / t²", ylim=(-0.08, 1.12))
         ax.set_title(name)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -394,7 +349,8 @@ def mixture(
         shown: points on each panel.
     """
     columns = -(-len(points) // 2)
-    figure, axes = new(3.0 * columns, 6.6, columns, 2, sharex=True, sharey=True)
+    figure, axes = new(3.0 * columns, 6.8, columns, 2, sharex=True, sharey=True)
+    figure.get_layout_engine().set(h_pad=0.1)
     colours = {"data": DATA, "VAE mean": MEAN, "VAE sample": SAMPLE, "VAE + GAN": DENOISED}
     reach = 1.25 * points["data"].abs().max().item()
     for ax, (name, xy) in zip(axes, points.items(), strict=False):

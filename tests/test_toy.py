@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import train
 from data.cache import DataError
+from data.datamodule import Portraits
 from data.gaussian import (
     AutoregressiveVectors,
     FactorVectors,
@@ -21,12 +22,19 @@ from data.gaussian import (
     RandomVectors,
     VectorDataModule,
 )
-from models import figures, linear_vae
 from models import linear_gaussian as toy
+from models import linear_vae, toy_figures
 from models.adversarial import gradient_penalty
 from models.ensemble import Duel, EnsembleMLP, as_images
 from models.errors import InputError
-from models.modules import ToyGANModule, ToyGridModule, ToyMixtureModule, ToyTwinsModule, ToyVectorsModule
+from models.modules import (
+    CollapseModule,
+    ToyGANModule,
+    ToyGridModule,
+    ToyMixtureModule,
+    ToyTwinsModule,
+    ToyVectorsModule,
+)
 from models.modules.toy import ToyModule
 from models.pipeline import load_vae
 from models.toy_metrics import mixture_quality, wasserstein_to_normal
@@ -189,6 +197,23 @@ def test_twins_take_one_path_with_the_density_and_two_with_the_bin_likelihood(tm
     assert found["distance_bin"] > 0.05
 
 
+def test_the_collapse_sweep_counts_live_latents_beside_the_eigenvalues_above_the_variance(tmp_path):
+    pyramid = VAEConfig().encoder.__class__(**{**NET, "widths": (8, 8)})
+    net, data = VAEConfig(4, pyramid, pyramid), Portraits(64, 4, size=32, batch_size=8, cache=str(tmp_path))
+    torch.manual_seed(0)
+    module = CollapseModule(32, net, std=[20.0, 0.1], images=64, **steps(12, 8))
+    found = fit(module, data, tmp_path)
+    assert found.std.tolist() == pytest.approx([0.1, 20.0])
+    eigenvalues = found.measured()["eigenvalues"]
+    flat = torch.cat([b["image"] for b in data.encode_dataloader(64)]).double().flatten(1) / 255
+    expected = torch.linalg.eigvalsh(torch.cov(flat.T)).flip(0)[:4]
+    torch.testing.assert_close(eigenvalues, expected, rtol=1e-3, atol=0)
+    live, rate = found.theory(eigenvalues)
+    assert live.tolist() == [4, 0] and rate[1] == 0
+    assert found.metrics()["live_at_0.1"] >= 3 and found.metrics()["live_at_20"] == 0  # hardly trained
+    assert (tmp_path / "collapse.png").exists()
+
+
 # --- the GAN stage
 
 
@@ -293,12 +318,12 @@ def test_figures_are_functions_of_their_data(grid, tmp_path):
     values = torch.tensor([2.0, 1.0, 0.2], dtype=torch.float64)
     best = toy.directions(values, 0.5)
     for figure in (
-        figures.loss_surface(),
-        figures.bifurcation(t, grid.relative, found),
-        figures.aggregate(t, grid.relative, found),
-        figures.spectra(values, best.mean_variance, best.sample_variance, torch.tensor(0.5), values),
-        figures.pixels(values, values / 2, values / 2, 0.01),
-        figures.twins(torch.tensor([1.0, 2.0]), {"density": torch.tensor([0.0, 1e-6])}, 0.1),
+        toy_figures.loss_surface(),
+        toy_figures.bifurcation(t, grid.relative, found),
+        toy_figures.aggregate(t, grid.relative, found),
+        toy_figures.spectra(values, best.mean_variance, best.sample_variance, torch.tensor(0.5), values),
+        toy_figures.pixels(values, values / 2, values / 2, 0.01),
+        toy_figures.twins(torch.tensor([1.0, 2.0]), {"density": torch.tensor([0.0, 1e-6])}, 0.1),
     ):
         assert isinstance(figure, Figure)
     figure.savefig(tmp_path / "f.png")

@@ -1,5 +1,6 @@
 """The training recipes, one Lightning module a stage, and those of the toys."""
 
+from models.modules.collapse import CollapseModule
 from models.modules.gan import GANModule
 from models.modules.toy import ToyGridModule, ToyVectorsModule
 from models.modules.toy_gan import ToyGANModule
@@ -8,6 +9,7 @@ from models.modules.toy_twins import ToyTwinsModule
 from models.modules.vae import VAEModule
 
 __all__ = [
+    "CollapseModule",
     "GANModule",
     "ToyGANModule",
     "ToyGridModule",

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from models import figures, linear_vae
 from models import linear_gaussian as toy
+from models import linear_vae, toy_figures
 from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal, log_density
 from models.modules.base import Recipe
@@ -233,12 +233,12 @@ class ToyGridModule(ToyModule):
     def figures(self) -> dict[str, Figure]:
         found, t = self.trained(), self.t[:, 0]
         if self.regulariser == "aggregate":
-            return {"aggregate": figures.aggregate(t, self.relative, found)}
+            return {"aggregate": toy_figures.aggregate(t, self.relative, found)}
         return {
-            "loss_surface": figures.loss_surface(),
-            "bifurcation": figures.bifurcation(t, self.relative, found),
-            "rate_distortion": figures.rate_distortion(t, self.relative, found),
-            "histograms": figures.histograms(t, self.relative, found),
+            "loss_surface": toy_figures.loss_surface(),
+            "bifurcation": toy_figures.bifurcation(t, self.relative, found),
+            "rate_distortion": toy_figures.rate_distortion(t, self.relative, found),
+            "histograms": toy_figures.histograms(t, self.relative, found),
         }
 
 
@@ -466,15 +466,15 @@ class ToyVectorsModule(ToyModule):
     def figures(self) -> dict[str, Figure]:
         values, means, samples = self.spectra()
         decoder = self.decoder()
-        drawn = {"spectra": figures.spectra(values, means[0], samples[0], decoder.noise_variance[0].mean())}
+        drawn = {"spectra": toy_figures.spectra(values, means[0], samples[0], decoder.noise_variance[0].mean())}
         if self.sigma == "pixel":
             mean_variance = decoder.sample_covariance.diagonal(dim1=-2, dim2=-1) - decoder.noise_variance
             planted = torch.tensor(self.data.noise) if hasattr(self.data, "noise") else None
             data = self.covariance.diagonal()
-            drawn["pixels"] = figures.pixels(data, mean_variance[0], decoder.noise_variance[0], self.floor, planted)
+            drawn["pixels"] = toy_figures.pixels(data, mean_variance[0], decoder.noise_variance[0], self.floor, planted)
         if self.sigma == "shared" and len(self.start) > 1:
             noise, live = decoder.noise_variance[:, 0], self.live().sum(-1)
-            drawn["kl_weight"] = figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
+            drawn["kl_weight"] = toy_figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
         return drawn
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models import figures, linear_vae
 from models import linear_gaussian as toy
+from models import linear_vae, toy_figures
 from models.adversarial import gradient_penalty, relativistic_loss
 from models.ensemble import Duel, as_images
 from models.errors import InputError
@@ -205,11 +205,11 @@ class ToyGANModule(ToyAdversary):
         if len(self.covariance) == 1:
             t = self.covariance[0, 0].sqrt().item()
             first = list(range(0, len(self.std), self.settings["seeds"]))
-            return {"denoised": figures.denoised(t, self.std[first], {n: x[first, :, 0] for n, x in drawn.items()})}
+            return {"denoised": toy_figures.denoised(t, self.std[first], {n: x[first, :, 0] for n, x in drawn.items()})}
         values = linear_vae.spectrum(self.covariance)
         s = {name: linear_vae.spectrum(covariance_of(x))[0] for name, x in drawn.items()}
         noise = self.std[0].square()
-        return {"spectra": figures.spectra(values, s["means"], s["samples"], noise, s["denoised"])}
+        return {"spectra": toy_figures.spectra(values, s["means"], s["samples"], noise, s["denoised"])}
 
 
 def covariance_of(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from einops import repeat
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from models import figures
+from models import toy_figures
 from models.ensemble import Duel, EnsembleMLP, as_images, clip_members
 from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_floor
@@ -254,7 +254,7 @@ class ToyMixtureModule(ToyAdversary):
         data = self.data.draw(numpy_rng(self.seed + 1), self.count)
         quality = {name: (modes[0], share[0]) for name, (modes, share) in self.quality().items()}
         ordered = {"data": data} | {name: points[name] for name in self.METHODS}
-        return {"mixture": figures.mixture(ordered, quality, len(self.data.centres))}
+        return {"mixture": toy_figures.mixture(ordered, quality, len(self.data.centres))}
 
 
 def named(terms: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

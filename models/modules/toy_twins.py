@@ -8,7 +8,7 @@ from einops import reduce
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from models import figures
+from models import toy_figures
 from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal, log_bin_probability, log_density
 from models.modules.toy import ToyModule
@@ -113,7 +113,7 @@ class ToyTwinsModule(ToyModule):
     def figures(self) -> dict[str, Figure]:
         seen = torch.tensor([float(seen) for seen, _ in self.path])
         by_name = {name: torch.tensor([m[f"distance_{name}"] for _, m in self.path]) for name in LIKELIHOODS}
-        return {"twins": figures.twins(seen, by_name, self.beta)}
+        return {"twins": toy_figures.twins(seen, by_name, self.beta)}
 
     def data_description(self) -> dict[str, Any] | None:
         """Nothing: any images serve."""
