@@ -201,16 +201,16 @@ def test_the_collapse_sweep_counts_live_latents_beside_the_eigenvalues_above_the
     pyramid = VAEConfig().encoder.__class__(**{**NET, "widths": (8, 8)})
     net, data = VAEConfig(4, pyramid, pyramid), Portraits(64, 4, size=32, batch_size=8, cache=str(tmp_path))
     torch.manual_seed(0)
-    module = CollapseModule(32, net, std=[20.0, 0.1], images=64, **steps(12, 8))
+    module = CollapseModule(32, net, std=[20.0, 0.02], images=64, **steps(40, 8))
     found = fit(module, data, tmp_path)
-    assert found.std.tolist() == pytest.approx([0.1, 20.0])
+    assert found.std.tolist() == pytest.approx([0.02, 20.0])
     eigenvalues = found.measured()["eigenvalues"]
     flat = torch.cat([b["image"] for b in data.encode_dataloader(64)]).double().flatten(1) / 255
     expected = torch.linalg.eigvalsh(torch.cov(flat.T)).flip(0)[:4]
     torch.testing.assert_close(eigenvalues, expected, rtol=1e-3, atol=0)
     live, rate = found.theory(eigenvalues)
     assert live.tolist() == [4, 0] and rate[1] == 0
-    assert found.metrics()["live_at_0.1"] >= 3 and found.metrics()["live_at_20"] == 0  # hardly trained
+    assert found.metrics()["live_at_0.02"] > found.metrics()["live_at_20"] == 0
     assert (tmp_path / "collapse.png").exists()
 
 
