@@ -118,6 +118,10 @@ class CLI(LightningCLI):
         else:
             self.trainer.fit(model, **settings)
 
+    def test(self, model: LightningModule, **settings: Any) -> None:
+        """Measure on held-out images; the module prints what it found."""
+        self.trainer.test(model, **settings | {"verbose": False})
+
     def after_run(self) -> None:
         rank_zero_only(print)(f"run: {self.folder}")
 

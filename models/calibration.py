@@ -4,7 +4,6 @@ The sums are torchmetrics states, so that Lightning adds them up over processes.
 Axes: B batch, C channels, H height, W width, N images, R regions.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from models.errors import InputError
-from models.gaussian import Gaussian
+from models.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
 
 LEVELS = (0.5, 0.9, 0.99)
 """Probabilities of the central intervals whose coverage is counted."""
@@ -23,7 +22,7 @@ EDGES = torch.linspace(-5.0, 5.0, 101)
 
 
 @dataclass  # not frozen: torchmetrics walks through what compute() returns
-class Report:
+class CalibrationReport:
     """What a Calibration found.
 
     Args:
@@ -89,14 +88,64 @@ class Calibration(Metric):
         self.data_sum += data.sum(0)
         self.data_square += data.square().sum(0)
 
-    def compute(self) -> Report:
+    def compute(self) -> CalibrationReport:
         n = self.images
         density = self.counts / (self.counts.sum() * (EDGES[1] - EDGES[0]))
-        return Report(
+        return CalibrationReport(
             coverage=self.inside / n,
             histogram=density,
             model_variance=self.mean_square / n - (self.mean_sum / n).square() + self.variance_sum / n,
             data_variance=self.data_square / n - (self.data_sum / n).square(),
+        )
+
+
+@dataclass  # not frozen: torchmetrics walks through what compute() returns
+class CodeReport:
+    """What a CodeStatistics found.
+
+    Args:
+        rate: of every latent, nats, (D,).
+        active: latents with Var_x E[z|x] > 0.01.
+        gap: KL(q(z) to p(z)) by q(z)'s mean and covariance, nats: the prior hole as far as two moments see it.
+    """
+
+    rate: Tensor
+    active: Tensor
+    gap: Tensor
+
+
+class CodeStatistics(Metric):
+    """Rate of every latent, active units, and how far the aggregate posterior q(z) is from N(0, I).
+
+    Args:
+        latent: D.
+    """
+
+    full_state_update = False
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        shapes = {"count": (), "sum": (latent,), "outer": (latent, latent), "variance": (latent,), "nats": (latent,)}
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, q: Gaussian) -> None:
+        """Add a batch of posteriors, mean and logstd (B, D)."""
+        mean = q.mean.double()
+        self.count += len(mean)
+        self.sum += mean.sum(0)
+        self.outer += mean.T @ mean
+        self.variance += (2 * q.logstd.double()).exp().sum(0)
+        self.nats += kl_to_standard_normal(q).double().sum(0)
+
+    def compute(self) -> CodeReport:
+        mean = self.sum / self.count
+        of_means = self.outer / self.count - mean.outer(mean)
+        covariance = of_means + torch.diag(self.variance / self.count)
+        return CodeReport(
+            rate=self.nats / self.count,
+            active=(of_means.diagonal() > 0.01).sum(),
+            gap=kl_of_moments(mean, covariance),
         )
 
 
@@ -191,7 +240,3 @@ def spearman(a: Tensor, b: Tensor) -> float:
     """Rank correlation of two vectors without ties."""
     ranks = torch.stack([v.argsort().argsort().double() for v in (a, b)])
     return torch.corrcoef(ranks)[0, 1].item()
-
-
-NORMAL_DENSITY = (-0.5 * EDGES.square()).exp() / math.sqrt(2 * math.pi)
-"""Of N(0, 1) at EDGES, what the histogram is compared with."""

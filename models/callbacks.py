@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from models.modules.base import ImageModule
+from models.modules.base import ImageModule, write_figures
 from models.pictures import panel
 
 
@@ -135,7 +135,8 @@ class Checkpoints(Callback):
 
 
 class Pictures(Callback):
-    """At validation, the panels of prior draws and of reconstructions, from the same z and photographs every time.
+    """At validation, panels of prior draws and of reconstructions, from the same z and photographs every time, and the
+    module's figures.
 
     Args:
         folder: where the pictures are written, as IMAGES_SEEN-draws.png and IMAGES_SEEN-reconstructions.png.
@@ -163,6 +164,9 @@ class Pictures(Callback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_pictures"):
                 logger.log_pictures(panels, module.images_seen)
+        figures = module.figures()
+        paths = {name: self.folder / f"{module.images_seen:09d}-{name}.png" for name in figures}
+        write_figures(figures, paths, trainer, module.images_seen)
 
     def photographs(self, trainer: pl.Trainer, module: ImageModule) -> Tensor:
         """The first held-out images, (count, 3, H, W)."""

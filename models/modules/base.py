@@ -3,10 +3,13 @@
 import math
 from abc import abstractmethod
 from dataclasses import asdict, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from models.errors import InputError
@@ -191,3 +194,53 @@ class ImageModule(Recipe):
     @abstractmethod
     def pipeline(self) -> Pipeline:
         """The networks that a reader of the checkpoint would draw with."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [Report("test")]
+
+    def table(self) -> str:
+        """What a test found, by name."""
+        values = {k: v for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
+        return "\n".join(f"{name:>40} {value:.5g}" for name, value in sorted(values.items()))
+
+    def figures(self) -> dict[str, Figure]:
+        """Of the last evaluation, by name."""
+        return {}
+
+
+class Report(Callback):
+    """At the end of a training or a test: the table, also as table.txt, and the figures, in the run's folder and W&B.
+
+    Args:
+        end: `train` or `test`.
+    """
+
+    def __init__(self, end: Literal["train", "test"]) -> None:
+        self.end = end
+
+    def on_train_end(self, trainer: pl.Trainer, module: Recipe) -> None:
+        if self.end == "train":
+            self.write(trainer, module)
+
+    def on_test_end(self, trainer: pl.Trainer, module: Recipe) -> None:
+        if self.end == "test":
+            self.write(trainer, module)
+
+    def write(self, trainer: pl.Trainer, module: Recipe) -> None:
+        """Print and write; all processes compute, the first one writes."""
+        table, figures = module.table(), module.figures()
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            print(f"\n{table}\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "table.txt").write_text(table + "\n")
+            write_figures(figures, {name: folder / f"{name}.png" for name in figures}, trainer, module.images_seen)
+
+
+def write_figures(figures: dict[str, Figure], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int) -> None:
+    """Write figures to their paths, and log them where there is a logger of pictures."""
+    for name, figure in figures.items():
+        figure.savefig(paths[name])
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_pictures"):
+            logger.log_pictures({name: str(path) for name, path in paths.items()}, images_seen)

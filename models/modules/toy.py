@@ -7,10 +7,8 @@ Axes: L losses (integrated, sampled), T stds t, N betas, W trials, B batch, d da
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from einops import rearrange
 from matplotlib.figure import Figure
@@ -21,26 +19,10 @@ from models import linear_gaussian as toy
 from models import linear_vae, toy_figures
 from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal, log_density
-from models.modules.base import Recipe
+from models.modules.base import Recipe, Report
 from models.pipeline import Card
 
 LOSSES = ("integrated", "sampled")
-
-
-class Report(Callback):
-    """At the end of a training: the table (also table.txt) and the figures, in the run's folder and W&B."""
-
-    def on_train_end(self, trainer: pl.Trainer, module: "ToyModule") -> None:
-        folder = Path(trainer.default_root_dir)
-        table, drawn = module.table(), module.figures()
-        print(f"\n{table}\n")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.txt").write_text(table + "\n")
-        for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png")
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_pictures"):
-                logger.log_pictures({name: str(folder / f"{name}.png") for name in drawn}, module.images_seen)
 
 
 class ToyModule(Recipe):
@@ -88,7 +70,7 @@ class ToyModule(Recipe):
         self.log_step()
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Report()]
+        return [Report("train")]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), self.learning_rate)

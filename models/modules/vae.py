@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from einops import reduce
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from models.errors import InputError
@@ -26,6 +27,7 @@ from models.gaussian import (
 )
 from models.latent_prior import GaussianPrior, LatentMoments
 from models.modules.base import ImageModule
+from models.modules.diagnostics import Diagnostics
 from models.pipeline import Card, Pipeline
 from models.vae import VAE, VAEConfig
 
@@ -230,26 +232,44 @@ class VAEModule(ImageModule):
             with self.trainer.precision_plugin.forward_context():
                 moments.update(self.vae.encode(self.pixels(batch)))
         self.prior.fit(moments)
-        self.active_units = (moments.covariance_of_means().diagonal() > 0.01).sum()
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        self.log_rmse("val")
-        if self.trainer.state.fn == "fit":
-            self.log("val/active_units", self.active_units.float())
+        self.log_diagnostics("val")
+
+    def on_validation_epoch_start(self) -> None:
+        self.start_diagnostics()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def start_diagnostics(self) -> None:
+        """Begin to stream over held-out images."""
+        regions = getattr(self.trainer.datamodule, "regions", ())
+        self.diagnostics = Diagnostics(self.vae.size, self.vae.config.latent, regions).to(self.device)
 
     def on_test_epoch_end(self) -> None:
-        self.log_rmse("test")
+        self.log_diagnostics("test")
 
-    def log_rmse(self, stage: str) -> None:
-        """Root of the mean squared error over all held-out images and pixels, in [0, 1] pixel units."""
-        self.log(f"{stage}/rmse", self.trainer.callback_metrics[f"{stage}/squared_error"].sqrt())
+    def log_diagnostics(self, stage: str) -> None:
+        """What is not a mean over images; rmse is that of all pixels together, in [0, 1] units."""
+        values = self.diagnostics.scalars()
+        values["rmse"] = self.trainer.callback_metrics[f"{stage}/squared_error"].sqrt()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def table(self) -> str:
+        """Every value, and what held-out images say of the distribution."""
+        return f"{super().table()}\n{self.diagnostics.table()}"
+
+    def figures(self) -> dict[str, Figure]:
+        """What held-out images say of the distribution."""
+        return self.diagnostics.figures()
 
     def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The ELBO of held-out images, by bin likelihood and the posterior's KL, however training weighs its terms."""
         x = self.pixels(batch)
         q, z = self.draw(x, self.eval_rng(batch_idx))
         p = self.vae.decode(z)
+        self.diagnostics.update(q, p, x, batch)
         distortion = -per_image(log_bin_probability(p, x))
         rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
         return self.statistics({"distortion": distortion, "rate": rate}, p, x)

@@ -1,0 +1,119 @@
+"""What held-out images say of stage 1's distribution: scalars, a table, and figures where people would rather look."""
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from models import figures
+from models.calibration import LEVELS, Calibration, CodeStatistics, RegionCalibration, RegionReport, spearman
+from models.gaussian import Gaussian
+
+COMPARED = "skin"
+"""The region that others are compared with, where there is one."""
+
+
+class Diagnostics(nn.Module):
+    """Streams over the held-out images of one evaluation, on every process; what it returns is over all of them.
+
+    Args:
+        size: image side in pixels.
+        latent: D.
+        regions: names of the regions that batches number, if they do.
+    """
+
+    def __init__(self, size: int, latent: int, regions: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.calibration, self.code = Calibration((3, size, size)), CodeStatistics(latent)
+        self.regions = RegionCalibration(regions) if regions else None
+
+    def update(self, q: Gaussian, p: Gaussian, x: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add images x (B, C, H, W) in [0, 1], their q(z|x) and p(x|z), and the batch's "regions" and "clean"."""
+        self.code.update(q)
+        self.calibration.update(p, x)
+        if self.regions is not None and "regions" in batch:
+            clean = batch["clean"].float() / 255 if "clean" in batch else None
+            self.regions.update(p, x, batch["regions"], clean)
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Values by name, without the stage."""
+        code, calibration = self.code.compute(), self.calibration.compute()
+        values = {
+            "active_units": code.active.float(),
+            "prior_gap": code.gap,
+            "marginal_variance": calibration.marginal_variance,
+            "marginal_variance_gap": calibration.marginal_variance_gap,
+        }
+        values |= {
+            f"coverage_{100 * level:g}": share for level, share in zip(LEVELS, calibration.coverage, strict=True)
+        }
+        report = self.by_region()
+        if report is not None:
+            std, error = (report.pooled(v).sqrt() for v in (report.variance, report.squared_error))
+            for i, name in enumerate(report.names):
+                if report.pixels[:, i].sum() > 0:
+                    values |= {f"std/{name}": std[i], f"rmse/{name}": error[i]}
+            if report.planted is not None:
+                expected = (report.pooled(report.planted) + report.pooled(report.excess)).sqrt()
+                values["planted_std_error"] = (std / expected - 1).abs().nan_to_num().max()
+                values["planted_rank_correlation"] = spearman(std, report.pooled(report.planted).sqrt())
+        return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
+
+    def by_region(self) -> RegionReport | None:
+        """The report by region, where batches had regions."""
+        if self.regions is None or not len(self.regions.rows):
+            return None
+        return self.regions.compute()
+
+    def table(self) -> str:
+        """What a person would ask first, and the regions with 95 % bootstrap intervals over images."""
+        code, calibration = self.code.compute(), self.calibration.compute()
+        coverage = ", ".join(f"{100 * c:.1f} %" for c in calibration.coverage)
+        lines = [
+            f"{int(self.calibration.images):,} images",
+            f"central 50, 90, 99 % intervals cover {coverage}",
+            f"variance of means + std^2, by that of the data: {calibration.marginal_variance:.3f}; "
+            f"mean |log ratio| of a pixel {calibration.marginal_variance_gap:.3f}",
+            f"{int(code.active)} of {len(code.rate)} latents active, rate {code.rate.sum():.1f} nats, "
+            f"q(z) to N(0, I) {code.gap:.1f} nats by its moments",
+        ]
+        report = self.by_region()
+        return "\n".join(lines + (region_lines(report) if report is not None else []))
+
+    def figures(self) -> dict[str, Figure]:
+        """Figures by name."""
+        drawn = {"diagnostics": figures.diagnostics(self.calibration.compute(), self.code.compute())}
+        report = self.by_region()
+        return drawn | ({"regions": figures.regions(report)} if report is not None else {})
+
+    def reset(self) -> None:
+        """Forget all images."""
+        for metric in (self.calibration, self.code, self.regions):
+            if metric is not None:
+                metric.reset()
+
+
+def region_lines(report: RegionReport) -> list[str]:
+    """Rows of a table: std, its ratio to the skin's with an interval, residual, coverage, planted noise."""
+    present = report.pixels.sum(0) > 0
+    base = report.names.index(COMPARED) if COMPARED in report.names else int(present.int().argmax())
+
+    def ratio(chosen: Tensor) -> Tensor:
+        std = report.pooled(report.variance, chosen).sqrt()
+        return std / std[base]
+
+    low, high = report.interval(ratio)
+    every = ratio(torch.arange(len(report.pixels)))
+    std, error, inside = (report.pooled(v) for v in (report.variance, report.squared_error, report.inside))
+    head = f"{'region':>12} {'std':>7} {'to ' + report.names[base]:>8} {'95 % interval':>16} {'residual':>8} "
+    head += f"{'90 % covers':>11}"
+    planted = report.planted is not None
+    lines = [head + (f" {'planted':>8} {'+ error':>8} {'std/that':>8}" if planted else "")]
+    for i in torch.where(present)[0][std[present].argsort()].tolist():
+        interval = f"{low[i]:.2f} to {high[i]:.2f}"
+        line = f"{report.names[i]:>12} {std[i].sqrt():7.4f} {every[i]:8.2f} {interval:>16} {error[i].sqrt():8.4f} "
+        line += f"{100 * inside[i, 1]:9.1f} %"
+        if planted:
+            noise, excess = report.pooled(report.planted)[i], report.pooled(report.excess)[i]
+            line += f" {noise.sqrt():8.4f} {(noise + excess).sqrt():8.4f} {(std[i] / (noise + excess)).sqrt():8.3f}"
+        lines.append(line)
+    return lines
