@@ -76,6 +76,7 @@ def kaiming(network: nn.Module) -> None:
     A discriminator needs them: with the framework's default, which shrinks the signal layer by layer, it cannot tell
     anything from anything for hundreds of steps.
     """
+    zero = {block.conv2 for block in network.modules() if isinstance(block, ResBlock)}
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.any():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module not in zero:
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")

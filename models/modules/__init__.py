@@ -2,10 +2,11 @@
 
 from models.modules.collapse import CollapseModule
 from models.modules.gan import GANModule
-from models.modules.toy import ToyGridModule, ToyVectorsModule
+from models.modules.toy import ToyGridModule
 from models.modules.toy_gan import ToyGANModule
 from models.modules.toy_mixture import ToyMixtureModule
 from models.modules.toy_twins import ToyTwinsModule
+from models.modules.toy_vectors import ToyVectorsModule
 from models.modules.vae import VAEModule
 
 __all__ = [

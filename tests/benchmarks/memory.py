@@ -1,0 +1,167 @@
+"""Parameters and peak memory of a training step of both stages, by preset.
+
+    python -m tests.benchmarks.memory --preset base --size 256 --batch_size 2
+    python -m tests.benchmarks.memory --preset base --size 256 --batch_size "[1, 2]"    # fixed part and images apart
+
+On a GPU it is what PyTorch allocated at most; on a CPU (Linux) the growth of the process's peak resident memory. Each
+step runs in a process of its own, with Adam's moments in place and, in stage 2, with the gradient penalties.
+"""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import auto_cli
+from torch import nn
+from torch.utils.data import DataLoader
+
+import train
+from models.denoiser import Denoiser
+from models.discriminator import Discriminator
+from models.latent_prior import GaussianPrior
+from models.layers import PyramidConfig
+from models.modules import GANModule, VAEModule
+from models.pipeline import Card
+from models.vae import VAE
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PRESETS = {
+    "small": {"vae": ("vae_celeba64",), "gan": ("gan_celeba64",)},
+    "base": {"vae": ("vae_celeba64", "base"), "gan": ("gan_celeba64", "base_gan")},
+}
+STAGES = ("vae", "gan")
+GIB = 2**30
+
+
+def command(preset: str, stage: str) -> list[str]:
+    """The arguments of train.py that name a preset's configs."""
+    return ["fit", *(part for name in PRESETS[preset][stage] for part in ("-c", str(CONFIGS / f"{name}.yaml")))]
+
+
+@cache
+def resolved(preset: str, stage: str) -> dict[str, Any]:
+    """What train.py makes of a preset's configs."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit), warnings.catch_warnings(action="ignore"):
+        train.main([*command(preset, stage), "--print_config"])
+    return yaml.safe_load(out.getvalue())
+
+
+def networks(preset: str, size: int) -> dict[str, nn.Module]:
+    """A preset's networks, without memory for their weights."""
+    gan = resolved(preset, "gan")["model"]["init_args"]
+    with torch.device("meta"):
+        return {
+            "vae": VAE(size, card(preset, size).vae_config()),
+            "denoiser": Denoiser(size, PyramidConfig(**gan["denoiser"])),
+            "discriminator": Discriminator(size, PyramidConfig(**gan["discriminator"])),
+        }
+
+
+def parameters(net: nn.Module) -> int:
+    """How many there are."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def card(preset: str, size: int) -> Card:
+    """What an untrained stage 1 says of itself."""
+    return Card("vae", size, 0, resolved(preset, "vae")["model"]["init_args"]["net"])
+
+
+def untrained_vae(preset: str, size: int, folder: str) -> str:
+    """A checkpoint of a stage 1 that has learned nothing."""
+    made, path = card(preset, size), f"{folder}/vae.ckpt"
+    parts = {"vae": VAE(size, made.vae_config()), "prior": GaussianPrior(made.vae["latent"])}
+    state = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
+    torch.save({"degrain": asdict(made), "state_dict": state}, path)
+    return path
+
+
+def resident(which: Literal["VmRSS", "VmHWM"]) -> int:
+    """Bytes that this process has in memory, or had at most; getrusage's maximum would be the parent's, if larger."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(which))
+
+
+def step(preset: str, stage: str, size: int, batch_size: int, vae: str) -> int:
+    """Peak memory of the second of two training steps, in bytes, measured in this process."""
+    config = resolved(preset, stage)
+    settings = config["model"]["init_args"] | {"budget": 2 * batch_size, "validate_every": 2 * batch_size}
+    before = resident("VmRSS")
+    if stage == "vae":
+        module = VAEModule(size, **settings | {"net": card(preset, size).vae_config()})
+    else:
+        pyramids = {net: PyramidConfig(**settings[net]) for net in ("denoiser", "discriminator")}
+        module = GANModule(size=size, **settings | pyramids | {"vae": vae, "penalty_every": 1})
+    images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
+    batches = DataLoader([{"image": images}] * 2, batch_size=None)
+    trainer = pl.Trainer(
+        precision=config["trainer"]["precision"],
+        devices=1,
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, batches)
+    assert module.images_seen == 2 * batch_size
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before
+
+
+def measured(preset: str, stage: str, size: int, batch_size: int, vae: str) -> int:
+    """The same, measured in a fresh process."""
+    code = (
+        f"from tests.benchmarks.memory import step; print(step({preset!r}, {stage!r}, {size}, {batch_size}, {vae!r}))"
+    )
+    # The C library is told to give memory back at once, or freed blocks would count as used.
+    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=settings, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return int(done.stdout.split()[-1])
+
+
+def main(
+    preset: Literal["small", "base"] = "small",
+    size: Literal[32, 64, 128, 256] = 64,
+    batch_size: int | list[int] = 2,
+    stage: Literal["vae", "gan", "both"] = "both",
+) -> None:
+    """Parameters and peak memory of a training step.
+
+    Args:
+        preset: whose networks and precision.
+        size: image side in pixels.
+        batch_size: images of the step; of two or more, the first and the last give the fixed part and bytes per image.
+        stage: which training step.
+    """
+    sizes = batch_size if isinstance(batch_size, list) else [batch_size]
+    counts = {name: f"{parameters(net) / 1e6:.1f} M" for name, net in networks(preset, size).items()}
+    where = "GPU" if torch.cuda.is_available() else "CPU"
+    print(f"{preset}, {size} pixels, {where}. Parameters: " + ", ".join(f"{n} {c}" for n, c in counts.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        vae = untrained_vae(preset, size, folder)
+        for name in STAGES if stage == "both" else (stage,):
+            peaks = [measured(preset, name, size, images, vae) for images in sizes]
+            for images, peak in zip(sizes, peaks, strict=True):
+                print(f"{name}: {images} images, peak {peak / GIB:.2f} GiB", flush=True)
+            if len(sizes) > 1:
+                each = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0])
+                print(f"{name}: {(peaks[0] - sizes[0] * each) / GIB:.2f} GiB and {each / 2**20:.0f} MiB an image")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
