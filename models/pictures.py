@@ -6,13 +6,15 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from models.metrics import eight_bit
+
 HEAT = matplotlib.colormaps["inferno"]
 GAP, INK, PAPER = 2, (40, 40, 40), (255, 255, 255)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """Images (B, 3, H, W) in [0, 1], clipped and rounded to the nearest 8-bit level: (B, H, W, 3) uint8."""
-    return rearrange((images.float().cpu().clamp(0, 1) * 255).round().byte(), "b c h w -> b h w c").numpy()
+    return rearrange(eight_bit(images).cpu(), "b c h w -> b h w c").numpy()
 
 
 def heat_limit(std: Tensor) -> float:

@@ -20,7 +20,8 @@ from models.features import (
     feature_net,
     features_of,
 )
-from models.metrics import FeatureMoments, PowerSpectrum
+from models.metrics import FeatureMoments
+from models.spectrum import PowerSpectrum
 
 
 def random_images(count: int, size: int = 32) -> Tensor:

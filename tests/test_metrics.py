@@ -13,18 +13,14 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from models.errors import InputError
 from models.metrics import (
     FeatureMoments,
-    PowerSpectrum,
     eight_bit,
     frechet_distance,
     kernel_distance,
-    luminance,
     manifold_scores,
     nearest_neighbours,
-    radial_power,
-    spectrum_error,
-    spectrum_gap,
 )
 from models.pictures import to_uint8
+from models.spectrum import PowerSpectrum, luminance, radial_power, spectrum_error, spectrum_gap
 
 D = 6
 
