@@ -17,6 +17,9 @@ from models.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
 LEVELS = (0.5, 0.9, 0.99)
 """Probabilities of the central intervals whose coverage is counted."""
 
+NEARLY_RIGHT = 0.1
+"""Largest squared error of a mean that is nearly right, as a share of the variance of the planted noise."""
+
 EDGES = torch.linspace(-5.0, 5.0, 101)
 """Edges of the histogram of standardised residuals; what lies beyond counts into the outermost bins."""
 
@@ -159,6 +162,8 @@ class RegionReport:
         squared_error: mean of (x - mean)^2.
         planted: mean of (x - clean)^2 where the clean image is known, else None.
         excess: mean of (mean - clean)^2 where the clean image is known, else None.
+        nearly_right: share of pixels where that is below a tenth of the region's planted variance, else None.
+        variance_there: mean of the decoder's std^2 times whether the pixel is one of those, else None.
         inside: share of pixels in the central intervals of LEVELS, (N, R, 3).
         pixels: number of them.
     """
@@ -170,6 +175,8 @@ class RegionReport:
     pixels: Tensor
     planted: Tensor | None = None
     excess: Tensor | None = None
+    nearly_right: Tensor | None = None
+    variance_there: Tensor | None = None
 
     def pooled(self, values: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Mean of a per-image quantity over the pixels of each region of the chosen images, (R, ...)."""
@@ -205,12 +212,19 @@ class RegionCalibration(Metric):
         residual = (x - p.mean) / p.std
         half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
         maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[(residual.abs() < h).float() for h in half]]
-        missing = torch.full_like(x, torch.nan)
-        maps += [(x - clean).square(), (p.mean - clean).square()] if clean is not None else [missing, missing]
-        stacked = torch.stack([reduce(m.expand_as(x), "b c h w -> b (h w)", "mean") for m in maps], -1)  # (B, HW, Q)
+        maps = [reduce(m.expand_as(x), "b c h w -> b (h w)", "mean") for m in maps]
         member = torch.nn.functional.one_hot(regions.long().clamp(max=len(self.names)), len(self.names) + 1)
-        member = rearrange(member[..., :-1].to(stacked), "b h w r -> b r (h w)")  # outside is none
+        member = rearrange(member[..., :-1].to(residual), "b h w r -> b r (h w)")  # outside is none
         pixels = member.sum(-1, keepdim=True)
+        if clean is None:
+            maps += [torch.full_like(maps[0], torch.nan)] * 4
+        else:
+            planted, excess = (reduce(m.square(), "b c h w -> b (h w)", "mean") for m in (x - clean, p.mean - clean))
+            noise = torch.einsum("b r p, b p -> b r", member, planted) / pixels[..., 0]
+            there = torch.einsum("b r p, b r -> b p", member, noise.nan_to_num())  # of the region that a pixel lies in
+            nearly_right = (excess < NEARLY_RIGHT * there).float()
+            maps += [planted, excess, nearly_right, nearly_right * maps[0]]
+        stacked = torch.stack(maps, -1)  # (B, HW, Q)
         self.rows.append(torch.cat([member @ stacked / pixels, pixels], -1).double())  # (B, R, Q + 1)
 
     def compute(self) -> RegionReport:
@@ -223,17 +237,10 @@ class RegionCalibration(Metric):
         if not isinstance(rows, Tensor):
             raise InputError("calibration by region: no image had regions")
         rows = rows.cpu()
-        variance, error, *inside, planted, excess, pixels = rows.unbind(-1)
-        known = not planted.isnan().all()
-        return RegionReport(
-            self.names,
-            variance,
-            error,
-            torch.stack(inside, -1),
-            pixels,
-            planted if known else None,
-            excess if known else None,
-        )
+        variance, error, *inside, planted, excess, share, settled, pixels = rows.unbind(-1)
+        known = {"planted": planted, "excess": excess, "nearly_right": share, "variance_there": settled}
+        known = {} if planted.isnan().all() else known
+        return RegionReport(self.names, variance, error, torch.stack(inside, -1), pixels, **known)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

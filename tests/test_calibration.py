@@ -96,6 +96,19 @@ def test_planted_noise_and_the_error_of_the_mean_add_up_to_the_residual():
     torch.testing.assert_close(planted + excess, total, rtol=0.03, atol=0)
 
 
+def test_where_the_mean_is_nearly_right_the_variance_is_taken_apart():
+    clean = torch.full((20, *SHAPE), 0.5)
+    mean, logstd = clean.clone(), torch.full_like(clean, 0.04).log()
+    mean[:, :, 4:], logstd[:, :, 4:] = 0.7, torch.tensor(0.2).log()  # the lower half is wrong, and known to be
+    x = clean + 0.04 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    metric = RegionCalibration(("left", "right"))
+    metric.update(Gaussian(mean, logstd), x, regions(20), clean)
+    found = metric.compute()
+    share, there = found.pooled(found.nearly_right), found.pooled(found.variance_there)
+    torch.testing.assert_close(share, torch.full((2,), 0.5, dtype=torch.float64))
+    torch.testing.assert_close((there / share).sqrt().float(), torch.full((2,), 0.04))
+
+
 def test_an_image_without_a_region_does_not_count_for_it():
     p, x = draws(4)
     where = torch.zeros(4, *SHAPE[1:], dtype=torch.uint8)

@@ -107,13 +107,18 @@ def region_lines(report: RegionReport) -> list[str]:
     head = f"{'region':>12} {'std':>7} {'to ' + report.names[base]:>8} {'95 % interval':>16} {'residual':>8} "
     head += f"{'90 % covers':>11}"
     planted = report.planted is not None
-    lines = [head + (f" {'planted':>8} {'+ error':>8} {'std/that':>8}" if planted else "")]
+    lines = [
+        head + (f" {'planted':>8} {'+ error':>8} {'std/that':>8} {'where right, std/planted':>25}" if planted else "")
+    ]
     for i in torch.where(present)[0][std[present].argsort()].tolist():
         interval = f"{low[i]:.2f} to {high[i]:.2f}"
         line = f"{report.names[i]:>12} {std[i].sqrt():7.4f} {every[i]:8.2f} {interval:>16} {error[i].sqrt():8.4f} "
         line += f"{100 * inside[i, 1]:9.1f} %"
         if planted:
-            noise, excess = report.pooled(report.planted)[i], report.pooled(report.excess)[i]
+            noise, excess, share, there = (
+                report.pooled(v)[i] for v in (report.planted, report.excess, report.nearly_right, report.variance_there)
+            )
             line += f" {noise.sqrt():8.4f} {(noise + excess).sqrt():8.4f} {(std[i] / (noise + excess)).sqrt():8.3f}"
+            line += f" {(there / share / noise).sqrt():11.3f} on {100 * share:4.1f} %"
         lines.append(line)
     return lines
