@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from models.console import OneLineParser, fail
 from models.errors import InputError
+from models.latent_prior import PriorName
 from models.pictures import as_pictures, panel
-from models.pipeline import Pipeline, PriorName, load_pipeline
+from models.pipeline import Pipeline, load_pipeline
 
 
 def sample(
@@ -28,7 +29,7 @@ def sample(
     seed: int = 0,
     out: str = "samples.png",
     row: Literal["mean", "std", "sample", "denoised"] | None = None,
-    prior: PriorName = "fitted",
+    prior: PriorName | None = None,
     batch_size: int = 64,
     device: str = "auto",
     overwrite: bool = False,
@@ -41,7 +42,7 @@ def sample(
         seed: image i depends on (seed, i) alone.
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3).
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
-        prior: `fitted` to q(z), or `standard`, N(0, I).
+        prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a flow on q(z); by default the best.
         batch_size: images decoded at once.
         device: `cpu`, `cuda`, or `auto`.
         overwrite: replace what is at `out`.
@@ -61,6 +62,11 @@ def sample(
     if row not in (None, *pipeline.rows):
         raise InputError(
             f"sample: --row {row}: {checkpoint} is of stage {card.stage} and has {', '.join(pipeline.rows)}"
+        )
+    if prior not in (None, *pipeline.prior.names):
+        raise InputError(
+            f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.prior.names)}; "
+            "stage 1 learns its prior when its budget is seen"
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,7 +96,7 @@ def sample(
 
 
 def draw_batches(
-    pipeline: Pipeline, n: int, seed: int, prior: PriorName, batch_size: int
+    pipeline: Pipeline, n: int, seed: int, prior: PriorName | None, batch_size: int
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
     firsts = range(0, n, batch_size)

@@ -43,7 +43,7 @@ class CalibrationReport:
     @property
     def marginal_variance(self) -> Tensor:
         """Sum of the model's variance over all pixels, by the sum of the data's: 1 by the marginal variance law."""
-        return self.model_variance.sum() / self.data_variance.sum()
+        return self.model_variance.sum() / self.data_variance.sum().clamp(min=1e-12)  # 0 for a single image
 
     @property
     def marginal_variance_gap(self) -> Tensor:

@@ -6,7 +6,7 @@ A checkpoint of either stage says what it is under the key `degrain`, so that it
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from models.denoiser import Denoiser
 from models.errors import InputError
 from models.gaussian import Gaussian
-from models.latent_prior import GaussianPrior
+from models.latent_prior import LatentPrior, PriorName
 from models.layers import PyramidConfig
 from models.randomness import noise_of_images
 from models.vae import VAE, VAEConfig
 
-PriorName = Literal["fitted", "standard"]
 ROWS = ("mean", "std", "sample", "denoised")
 """The rows of every picture of generated images, in this order."""
 
@@ -61,7 +60,7 @@ class Pipeline(nn.Module):
         denoiser: stage 2, or None: then there is no row `denoised`.
     """
 
-    def __init__(self, vae: VAE, prior: GaussianPrior, denoiser: nn.Module | None = None) -> None:
+    def __init__(self, vae: VAE, prior: LatentPrior, denoiser: nn.Module | None = None) -> None:
         super().__init__()
         self.vae, self.prior, self.denoiser = vae, prior, denoiser
 
@@ -78,7 +77,7 @@ class Pipeline(nn.Module):
         return images
 
     @torch.inference_mode()
-    def draw(self, seed: int, numbers: range, prior: PriorName = "fitted") -> dict[str, Tensor]:
+    def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
         """Images number `numbers` of a seed: the rows of `render`, for z from the prior.
 
         Both noises of image i are functions of (seed, i), drawn on the CPU, whatever the batch or device.
@@ -86,13 +85,12 @@ class Pipeline(nn.Module):
         Args:
             seed: non-negative.
             numbers: which images.
-            prior: `fitted` to q(z), or `standard`, N(0, I).
+            prior: one of `self.prior.names`, by default the best.
         """
         device = self.prior.mean.device
         latent_noise = noise_of_images(seed, numbers, 0, (self.vae.config.latent,)).to(device)
         pixel_noise = noise_of_images(seed, numbers, 1, (3, self.vae.size, self.vae.size)).to(device)
-        z = self.prior(latent_noise) if prior == "fitted" else latent_noise
-        return self.render(self.vae.decode(z), pixel_noise)
+        return self.render(self.vae.decode(self.prior(latent_noise, prior)), pixel_noise)
 
 
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
@@ -123,7 +121,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def load_vae(path: str | Path) -> tuple[Card, VAE, GaussianPrior]:
+def load_vae(path: str | Path) -> tuple[Card, VAE, LatentPrior]:
     """Stage 1 from a checkpoint of either stage.
 
     Raises:
@@ -143,7 +141,7 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
     if card.stage == "toy":
         raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
     config = card.vae_config()
-    vae, prior, denoiser = VAE(card.size, config), GaussianPrior(config.latent), None
+    vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
     vae.load_state_dict(part(state, "vae."))
     prior.load_state_dict(part(state, "prior."))
     if card.denoiser is not None:

@@ -1,10 +1,22 @@
-"""The prior fitted to q(z)."""
+"""The ladder of priors: N(0, I), the Gaussian fitted to q(z), the flow learned in front of it."""
+
+import json
+import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from models import latent_prior
+from models.errors import InputError
 from models.gaussian import Gaussian
-from models.latent_prior import GaussianPrior, LatentMoments
+from models.latent_prior import CouplingFlow, LatentMoments, LatentPrior
+from models.layers import PyramidConfig
+from models.modules import GANModule, VAEModule
+from models.pipeline import load_pipeline, part, read_checkpoint
+from tests import tiny
 
 LATENT = 6
 
@@ -45,11 +57,11 @@ def test_covariance_is_that_of_draws_from_the_aggregate_posterior():
 
 def test_draws_are_standard_normal_before_the_fit():
     noise = torch.randn(5, LATENT)
-    assert torch.equal(GaussianPrior(LATENT)(noise), noise)
+    assert torch.equal(LatentPrior(LATENT)(noise), noise)
 
 
 def test_draws_of_the_fitted_prior_have_the_moments():
-    stream, prior = moments(posteriors(), 100), GaussianPrior(LATENT)
+    stream, prior = moments(posteriors(), 100), LatentPrior(LATENT)
     prior.fit(stream)
     # The prior is linear in its noise, so its moments are seen without drawing: b and A A^T of A noise + b.
     offset = prior(torch.zeros(1, LATENT))
@@ -59,7 +71,7 @@ def test_draws_of_the_fitted_prior_have_the_moments():
 
 
 def test_a_collapsed_code_still_gives_a_finite_prior():
-    stream, prior = LatentMoments(LATENT), GaussianPrior(LATENT)
+    stream, prior = LatentMoments(LATENT), LatentPrior(LATENT)
     stream.update(Gaussian(torch.ones(3, 1) * torch.arange(LATENT), torch.full((3, LATENT), -30.0)))
     stream.update(Gaussian(torch.zeros(3, LATENT), torch.full((3, LATENT), -30.0)))
     prior.fit(stream)  # rank 1, with next to no variance of its own
@@ -67,7 +79,226 @@ def test_a_collapsed_code_still_gives_a_finite_prior():
 
 
 def test_the_fit_travels_in_the_state_dict():
-    prior, other, noise = GaussianPrior(LATENT), GaussianPrior(LATENT), torch.randn(3, LATENT)
+    prior, other, noise = LatentPrior(LATENT), LatentPrior(LATENT), torch.randn(3, LATENT)
     prior.fit(moments(posteriors(), 100))
     other.load_state_dict(prior.state_dict())
     assert torch.equal(prior(noise), other(noise)) and not torch.equal(prior(noise), noise)
+
+
+# --- the learned prior
+
+BENT = 4
+TURN = torch.linalg.qr(torch.randn(BENT, BENT, generator=torch.Generator().manual_seed(9))).Q
+
+
+def bent(count: int, seed: int = 0) -> Tensor:
+    """Draws of a law in 4-D that is far from Gaussian, (count, 4): a banana of changing width, turned."""
+    rng = torch.Generator().manual_seed(seed)
+    u = torch.randn(count, BENT, generator=rng)
+    u = torch.stack([u[:, 0], u[:, 0].square() + 0.3 * u[:, 1], u[:, 2], (0.8 * u[:, 2]).exp() * u[:, 3]], 1)
+    return 2 + u @ TURN
+
+
+def views(z: Tensor, std: float = 0.1) -> Gaussian:
+    """Narrow posteriors (N, 1, D) about z (N, D)."""
+    return Gaussian(z[:, None], torch.full_like(z[:, None], math.log(std)))
+
+
+def fitted(q: Gaussian) -> LatentPrior:
+    """A prior with the moments of posteriors (N, V, D)."""
+    stream, prior = LatentMoments(q.mean.shape[-1]), LatentPrior(q.mean.shape[-1])
+    stream.update(Gaussian(q.mean.flatten(0, 1), q.logstd.flatten(0, 1)))
+    prior.fit(stream)
+    return prior
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[LatentPrior, dict[str, float]]:
+    """A prior that learned the bent law, and its rates."""
+    q = views(bent(2000))
+    prior = fitted(q)
+    return prior, prior.learn(q, 200)
+
+
+def shaken(prior: LatentPrior) -> LatentPrior:
+    """The prior with a flow far from the identity."""
+    prior.flow = CouplingFlow(torch.linalg.svd(prior.cholesky).Vh.T).to(prior.mean.dtype)
+    with torch.no_grad():
+        for value in prior.flow.parameters():
+            value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel()))
+    return prior
+
+
+def test_the_log_density_of_the_gaussian_is_that_of_torch():
+    prior, z = fitted(views(bent(500))), bent(50, seed=1)
+    law = torch.distributions.MultivariateNormal(prior.mean, scale_tril=prior.cholesky)
+    torch.testing.assert_close(prior.log_density(z), law.log_prob(z))
+    unit = torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(prior.log_density(z, "standard"), unit.log_prob(z).sum(1))
+
+
+def test_the_rate_is_the_kl_on_average():
+    q = Gaussian(torch.tensor([[1.0, -0.5]]).expand(100_000, 2), torch.tensor([[-1.0, 0.2]]).expand(100_000, 2))
+    z = q.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(0)))
+    kl = ((q.mean.square() + q.std.square() - 1) / 2 - q.logstd)[0].sum()
+    torch.testing.assert_close(LatentPrior(2).rate(q, z, "standard").mean(), kl, rtol=0, atol=0.01)
+
+
+def test_a_new_flow_is_the_gaussian():
+    prior, z, noise = fitted(views(bent(500))), bent(50), torch.randn(50, BENT)
+    drawn, density = prior(noise), prior.log_density(z)
+    prior.flow = CouplingFlow(torch.linalg.svd(prior.cholesky).Vh.T)
+    assert prior.names == ("standard", "fitted", "learned")
+    torch.testing.assert_close(prior(noise), drawn, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(prior.log_density(z), density, rtol=1e-4, atol=1e-4)
+    assert torch.equal(prior(noise, "fitted"), drawn) and torch.equal(prior(noise, "standard"), noise)
+
+
+def test_the_density_is_that_of_the_draws():
+    """log p(z(e)) = log N(e; 0, I) - log |det dz/de|, the determinant by autograd."""
+    prior, noise = shaken(fitted(views(bent(500))).double()), torch.randn(5, BENT, dtype=torch.float64)
+    z = prior(noise)
+    assert (z - prior(noise, "fitted")).abs().max() > 0.1
+    for e, density in zip(noise, prior.log_density(z), strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda one: prior(one[None])[0], e)
+        unit = -0.5 * e.square().sum() - 0.5 * BENT * math.log(2 * math.pi)
+        torch.testing.assert_close(density, unit - torch.linalg.slogdet(jacobian).logabsdet, rtol=0, atol=1e-9)
+
+
+def test_what_is_not_gaussian_is_learned(learned):
+    prior, rates = learned
+    q = views(bent(2000, seed=1))
+    z = q.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(2)))[:, 0]
+    gain = (prior.log_density(z) - prior.log_density(z, "fitted")).mean().item()
+    assert gain > 1
+    assert rates["fitted"] - rates["learned"] == pytest.approx(gain, abs=0.4)
+    assert rates["standard"] > rates["fitted"] > rates["learned"]
+    noise = torch.randn(4000, BENT, generator=torch.Generator().manual_seed(3))
+    outside = [(((prior(noise, name) - 2) @ TURN.T)[:, 1] < -0.7).float().mean() for name in ("fitted", "learned")]
+    assert outside[0] > 0.1 and outside[1] < 0.4 * outside[0]  # behind the banana's back
+
+
+def test_where_nothing_is_better_the_gaussian_stays(monkeypatch):
+    monkeypatch.setattr(latent_prior, "LEAST_IMAGES", 40)
+    q = views(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)))
+    prior = fitted(q)
+    rates = prior.learn(q, 40)
+    assert prior.names == ("standard", "fitted") and rates["learned"] >= rates["fitted"]
+
+
+def test_few_images_or_a_single_latent_are_not_learned_from():
+    for q in (views(bent(999)), views(bent(1000)[:, :1])):
+        prior = fitted(q)
+        assert prior.learn(q, 1) == {} and prior.flow is None
+
+
+def test_the_same_seed_learns_the_same_whatever_was_drawn_before(monkeypatch):
+    monkeypatch.setattr(latent_prior, "BATCH", 32)
+    q = views(bent(1000))
+    states = []
+    for seed in (3, 3, 4):
+        torch.rand(5)
+        before, prior = torch.get_rng_state(), fitted(q)
+        with torch.inference_mode():  # as Lightning validates
+            assert prior.learn(q, 20, seed)["learned"] < math.inf
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not any(value.requires_grad or value.is_inference() for value in prior.parameters())
+        states.append(torch.cat([value.double().flatten() for value in prior.state_dict().values()]))
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_both_views_of_an_image_are_held_out_together(monkeypatch):
+    seen = []
+    monkeypatch.setattr(LatentPrior, "checks", lambda self, q, *_: seen.append(q.mean) or iter(()))
+    means = torch.arange(1000.0)[:, None, None].expand(1000, 2, 3)
+    LatentPrior(3).learn(Gaussian(means, torch.zeros_like(means)), 1)
+    kept = torch.tensor([i for i in range(1000) if i % 10])
+    assert torch.equal(seen[0], kept.repeat_interleave(2)[:, None].expand(-1, 3).float())
+
+
+def test_what_was_learned_travels_in_the_state_and_a_new_fit_drops_it(learned):
+    prior, _ = learned
+    other, noise = LatentPrior(BENT), torch.randn(3, BENT)
+    other.load_state_dict(prior.state_dict())
+    assert torch.equal(other(noise), prior(noise)) and not torch.equal(other(noise), other(noise, "fitted"))
+    stream = LatentMoments(BENT)
+    stream.update(Gaussian(bent(100), torch.zeros(100, BENT)))
+    other.fit(stream)
+    assert other.names == ("standard", "fitted") and not any("flow" in name for name in other.state_dict())
+    other.load_state_dict(prior.state_dict())
+    other.load_state_dict(fitted(views(bent(100))).state_dict())
+    assert other.names == ("standard", "fitted")
+
+
+def test_a_draw_of_the_learned_prior_does_not_depend_on_its_batch(learned):
+    prior, noise = learned[0], torch.randn(7, BENT)
+    torch.testing.assert_close(torch.cat([prior(one[None]) for one in noise]), prior(noise))
+
+
+# --- at the end of stage 1
+
+
+@pytest.fixture
+def teachable(monkeypatch) -> list[tuple[torch.Size, int, int]]:
+    """Lets 64 images teach a flow, the identity if need be; notes from what, in how many steps and by which seed."""
+    lessons, learn = [], LatentPrior.learn
+
+    def noted(prior: LatentPrior, q: Gaussian, steps: int, seed: int) -> dict[str, float]:
+        lessons.append((q.mean.shape, steps, seed))
+        rates = learn(prior, q, steps, seed)
+        assert rates.keys() == {"standard", "fitted", "learned"} and all(map(math.isfinite, rates.values()))
+        prior.flow = prior.flow or CouplingFlow(torch.eye(4), seed=len(lessons))
+        return rates
+
+    monkeypatch.setattr(latent_prior, "LEAST_IMAGES", 64)
+    monkeypatch.setattr(LatentPrior, "learn", noted)
+    return lessons
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Equal names and values."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def flow_of(path: Path) -> dict[str, Tensor]:
+    """What a checkpoint has of a learned prior; its pipeline says the same."""
+    prior = load_pipeline(path)[1].prior
+    state = {name: value for name, value in prior.state_dict().items() if name.startswith("flow.")}
+    assert ("learned" in prior.names) == bool(state)
+    return state
+
+
+def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(trained, teachable, tmp_path, capsys):
+    (tmp_path / "cache").symlink_to(trained.root / "cache")
+    few, path = ("--model.prior_steps", "2"), tmp_path / "runs/vae/last.ckpt"
+    kill = json.dumps([{"class_path": "tests.tiny.Kill", "init_args": {"images": tiny.LEG + tiny.BATCH}}])
+    with pytest.raises(SystemExit):
+        tiny.run(tmp_path, "vae", *few, "--trainer.callbacks", kill)
+    assert not flow_of(path) and not teachable
+    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last")
+    first = flow_of(path)
+    assert first and teachable == [((64, 2, 4), 2, 0)]  # 64 images and their mirror images
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prior: ")]
+    assert re.search(r"standard \S+ nats, fitted \S+ nats, learned \S+ nats", line)
+
+    assert math.isfinite(json.loads(path.with_name("metrics.json").read_text())["val/rate_learned"])
+
+    gan = tiny.run(tmp_path, "gan", "--model.budget", str(tiny.BATCH)) / "last.ckpt"
+    assert same(flow_of(gan), first) and len(teachable) == 1
+    net = PyramidConfig((8, 8), patch=4)
+    module = GANModule(str(trained.vae / "last.ckpt"), 32, net, net)  # whose stage 1 has none
+    card, state = read_checkpoint(gan)
+    module.check(card, state, str(gan))
+    module.load_state_dict(state)
+    assert same(part(module.state_dict(), "prior."), part(state, "prior."))
+
+    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last", "--model.budget", str(tiny.BUDGET + tiny.BATCH))
+    assert len(teachable) == 2 and flow_of(path).keys() == first.keys() and not same(flow_of(path), first)
+
+
+def test_no_steps_no_learned_prior(trained, teachable, tmp_path):
+    (tmp_path / "cache").symlink_to(trained.root / "cache")
+    folder = tiny.run(tmp_path, "vae", "--model.prior_steps", "0", "--model.budget", str(tiny.BATCH))
+    assert not flow_of(folder / "last.ckpt") and not teachable
+    with pytest.raises(InputError, match=r"prior_steps \(-1\)"):
+        VAEModule(32, prior_steps=-1)

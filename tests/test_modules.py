@@ -269,7 +269,7 @@ TERMS = {
 DIAGNOSTICS = {"rmse", "active_units", "prior_gap", "marginal_variance", "marginal_variance_gap"}
 DIAGNOSTICS |= {f"coverage_{share}" for share in (50, 90, 99)} | {f"{k}/{r}" for k in ("std", "rmse") for r in REGIONS}
 HELD_OUT = {
-    "vae": TERMS["vae"] | DIAGNOSTICS,
+    "vae": TERMS["vae"] | DIAGNOSTICS | {"rate_fitted"},
     "gan": {"margin", "standardised_error", "standardised_error_of_data", "variance_ratio"},
 }
 

@@ -13,7 +13,7 @@ from models.denoiser import Denoiser
 from models.discriminator import Discriminator
 from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal, log_bin_probability
-from models.latent_prior import GaussianPrior
+from models.latent_prior import LatentPrior
 from models.layers import PyramidConfig
 from models.pipeline import ROWS, Card, Pipeline, load_pipeline, load_vae, read_checkpoint
 from models.vae import VAE, VAEConfig
@@ -56,12 +56,14 @@ def test_shapes(size):
         assert Discriminator(size, TINY)(torch.randn_like(p.mean), p).shape == (2,)
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("config", [PyramidConfig((4, 4, 4, 4), 2, 1), PyramidConfig((4,), 1, 4)], ids=str)
-def test_shapes_of_other_patches(config):
-    vae = VAE(32, VAEConfig(latent=5, encoder=config, decoder=config))
-    p = vae.decode(vae.encode(photographs(32)).mean)
-    assert Denoiser(32, config)(torch.randn_like(p.mean), p).shape == p.mean.shape == (2, 3, 32, 32)
-    assert Discriminator(32, config)(torch.randn_like(p.mean), p).shape == (2,)
+@torch.no_grad()
+def test_shapes_of_other_patches(size, config):
+    vae = VAE(size, VAEConfig(latent=5, encoder=config, decoder=config))
+    p = vae.decode(vae.encode(photographs(size)).mean)
+    assert Denoiser(size, config)(torch.randn_like(p.mean), p).shape == p.mean.shape == (2, 3, size, size)
+    assert Discriminator(size, config)(torch.randn_like(p.mean), p).shape == (2,)
 
 
 STDS = ("pixel", "shared", "fixed")
@@ -217,7 +219,7 @@ def test_bad_vaes_are_refused_in_one_line(bad):
 
 def made(with_denoiser: bool, std: str = "pixel") -> Pipeline:
     """A small pipeline whose weights and prior are no longer new."""
-    prior = GaussianPrior(CONFIG.latent)
+    prior = LatentPrior(CONFIG.latent)
     prior.mean += torch.randn(CONFIG.latent)
     denoiser = shaken(Denoiser(32, TINY)) if with_denoiser else None
     return Pipeline(shaken(VAE(32, replace(CONFIG, std=std))), prior, denoiser).eval()

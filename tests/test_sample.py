@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 import sample
+from models.latent_prior import CouplingFlow
 from models.pictures import panel
-from models.pipeline import load_pipeline
+from models.pipeline import load_pipeline, load_vae
 
 ROOT = Path(__file__).parent.parent
 ROWS = {"vae": ["mean", "std", "sample"], "gan": ["mean", "std", "sample", "denoised"]}
@@ -92,6 +93,34 @@ def test_the_standard_prior_is_another_one(trained):
     assert not np.array_equal(fitted, images(checkpoint, "--n", "2", "--row", "mean", "--prior", "standard"))
 
 
+@pytest.fixture(scope="module")
+def learned(trained, tmp_path_factory) -> Path:
+    """The checkpoint of stage 1 with a learned prior in it."""
+    checkpoint = torch.load(trained.vae / "last.ckpt", weights_only=True)
+    _, _, prior = load_vae(trained.vae / "last.ckpt")
+    prior.flow = CouplingFlow(torch.eye(4))
+    for value in prior.flow.parameters():
+        value += 0.1
+    checkpoint["state_dict"] |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
+    path = tmp_path_factory.mktemp("learned") / "last.ckpt"
+    torch.save(checkpoint, path)
+    return path
+
+
+def test_the_best_prior_of_the_checkpoint_is_the_default(trained, learned):
+    options = ("--n", "2", "--row", "mean")
+    drawn = {prior: images(learned, *options, "--prior", prior) for prior in ("learned", "fitted", "standard")}
+    assert len({a.tobytes() for a in drawn.values()}) == 3
+    assert np.array_equal(images(learned, *options), drawn["learned"])
+    assert np.array_equal(images(trained.vae / "last.ckpt", *options), drawn["fitted"])
+
+
+def test_an_image_of_the_learned_prior_depends_on_seed_and_number_alone(learned):
+    many = images(learned, "--n", "5", "--batch_size", "5").astype(int)
+    for size in ("1", "2"):
+        assert np.abs(images(learned, "--n", "5", "--batch_size", size) - many).max() <= 1
+
+
 # --- which files
 
 
@@ -152,6 +181,7 @@ WRONG = {
     "row": (["--row", "denoised"], "is of stage vae and has mean, std, sample"),
     "unknown row": (["--row", "meen"], "meen"),
     "prior": (["--prior", "other"], "other"),
+    "no such prior": (["--prior", "learned"], "has standard, fitted; stage 1 learns its prior when its budget is seen"),
     "ending": (["--out", "picture.jpg"], "picture.jpg: end it in .png, .npz"),
     "device": (["--device", "gpu"], "--device gpu cannot be used"),
     "typo": (["--sede", "1"], "unknown name `sede`; did you mean `seed`?"),

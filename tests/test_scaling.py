@@ -1,5 +1,7 @@
-"""The presets at 64, 128 and 256 pixels: what they come to, and training steps of both stages as train.py makes them."""
+"""The presets at 64, 128 and 256 pixels: what they come to, and training steps of both stages by train.py."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,10 @@ def test_both_stages_train_at_large_sizes(tmp_path, size):
     assert_all_learned(of_the_vae)
     assert_all_learned(of_g)
     assert_all_learned(of_d, but=1)  # the pairing sees differences of logits alone, so that D's last bias cancels
-    for checkpoint in (vae, gan):
-        assert checkpoint["degrain"]["images_seen"] == STEPS * BATCH
+    for stage, checkpoint in (("vae", vae), ("gan", gan)):
+        values = json.loads((tmp_path / "runs" / stage / "metrics.json").read_text())
+        losses = [value for name, value in values.items() if name.startswith("train/")]
+        assert values["images_seen"] == STEPS * BATCH and losses and all(map(math.isfinite, losses))
         assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     before, after = (part(checkpoint["state_dict"], "vae.") for checkpoint in (vae, gan))
     assert all(torch.equal(before[name], after[name]) for name in before)  # stage 1 is frozen

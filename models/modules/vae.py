@@ -1,11 +1,12 @@
 """Stage 1: the VAE, trained on distortion + rate in nats per image."""
 
+import time
 from dataclasses import asdict
 from math import inf
 from typing import Any, Literal
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from models.gaussian import (
     mixture_moments,
     mmd_in_nats,
 )
-from models.latent_prior import GaussianPrior, LatentMoments
+from models.latent_prior import LatentMoments, LatentPrior
 from models.modules.base import ImageModule
 from models.modules.diagnostics import Diagnostics
 from models.pipeline import Card, Pipeline
@@ -48,7 +49,9 @@ class VAEModule(ImageModule):
         decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
         rate_warmup: share of the budget over which the weight of the rate rises from 0 to rate_weight, where it stays.
         gradient_clip: largest norm of the gradient of the loss in nats per dimension.
-        prior_images: training images that the prior is fitted to, each with its mirror image if the data are flipped.
+        prior_images: training images that the prior is fitted to, every second one mirrored if the data are flipped; it
+            is learned from both views of each.
+        prior_steps: of learning the prior, a flow, when the budget is seen; 0 leaves the fitted Gaussian.
         seed: of all noise in training and validation.
         likelihood: training's; `bin`, the probability of the 8-bit value, a code length and so never negative; or
             `density`, of the dequantised pixel per 8-bit level, whose loss goes negative where std < 0.0016.
@@ -79,6 +82,7 @@ class VAEModule(ImageModule):
         rate_warmup: float = 0.05,
         gradient_clip: float = 1.0,
         prior_images: int = 20_000,
+        prior_steps: int = 1_000,
         seed: int = 0,
         likelihood: Literal["bin", "density"] = "bin",
         gradient: Literal["plain", "beta-nll", "faithful"] = "plain",
@@ -90,15 +94,18 @@ class VAEModule(ImageModule):
         super().__init__(budget, validate_every, learning_rate, warmup, decay, seed)
         if not 0 <= rate_warmup <= 1:
             raise InputError(f"model: rate_warmup ({rate_warmup}) is a share of the budget, from 0 to 1")
-        if gradient_clip <= 0 or prior_images < 1:
+        if gradient_clip <= 0 or prior_images < 1 or prior_steps < 0:
             raise InputError(
-                f"model: gradient_clip ({gradient_clip}) must be positive, prior_images ({prior_images}) at least 1"
+                f"model: gradient_clip ({gradient_clip}) must be positive, prior_images ({prior_images}) at least 1, "
+                f"prior_steps ({prior_steps}) at least 0"
             )
-        self.rate_warmup, self.gradient_clip, self.prior_images = rate_warmup, gradient_clip, prior_images
+        self.rate_warmup, self.gradient_clip = rate_warmup, gradient_clip
+        self.prior_images, self.prior_steps = prior_images, prior_steps
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.vae = VAE(size, net)
-        self.prior = GaussianPrior(net.latent)
+        self.prior = LatentPrior(net.latent)
+        self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
         self.refuse_contradictions()
 
     def refuse_contradictions(self) -> None:
@@ -225,13 +232,30 @@ class VAEModule(ImageModule):
 
     @torch.no_grad()
     def fit_prior(self) -> None:
-        """Fit the prior to q(z) over training images; every process sees them all and gets the same one."""
-        moments = LatentMoments(self.vae.config.latent)
-        for batch in self.trainer.datamodule.encode_dataloader(self.prior_images):
-            batch = self.transfer_batch_to_device(batch, self.device, 0)
+        """Fit the prior to q(z) over training images, and learn it when the budget is seen.
+
+        Every process sees all of them and gets the same one.
+        """
+        data, moments, posteriors = self.trainer.datamodule, LatentMoments(self.vae.config.latent), []
+        learns = self.prior_steps > 0 and self.images_seen >= self.budget
+        for batch in data.encode_dataloader(self.prior_images):
+            x = self.pixels(self.transfer_batch_to_device(batch, self.device, 0))
+            views = [x, x.flip(3)] if learns and data.flip else [x]
             with self.trainer.precision_plugin.forward_context():
-                moments.update(self.vae.encode(self.pixels(batch)))
+                q = self.vae.encode(torch.cat(views))  # (V B, D)
+            moments.update(Gaussian(q.mean[: len(x)], q.logstd[: len(x)]))
+            if learns:
+                posteriors.append([rearrange(t, "(v b) d -> b v d", v=len(views)) for t in (q.mean, q.logstd)])
         self.prior.fit(moments)
+        if learns:
+            self.learn_prior(Gaussian(*(torch.cat(t) for t in zip(*posteriors, strict=True))))
+
+    def learn_prior(self, q: Gaussian) -> None:
+        """Learn the prior from posteriors (N, V, D), V views of N images, and say in a line what it is worth."""
+        start = time.monotonic()
+        rates = self.prior.learn(q, self.prior_steps, self.seed)
+        said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items()) or f"{len(q.mean):,} images are few"
+        self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -272,7 +296,8 @@ class VAEModule(ImageModule):
         self.diagnostics.update(q, p, x, batch)
         distortion = -per_image(log_bin_probability(p, x))
         rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-        return self.statistics({"distortion": distortion, "rate": rate}, p, x)
+        rates = {f"rate_{name}": self.prior.rate(q, z, name) for name in self.prior.names if name != "standard"}
+        return self.statistics({"distortion": distortion, "rate": rate, **rates}, p, x)
 
     # Pictures, checkpoints, optimizers.
 

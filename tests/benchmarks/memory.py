@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 import train
 from models.denoiser import Denoiser
 from models.discriminator import Discriminator
-from models.latent_prior import GaussianPrior
+from models.latent_prior import LatentPrior
 from models.layers import PyramidConfig
 from models.modules import GANModule, VAEModule
 from models.pipeline import Card
@@ -82,7 +82,7 @@ def card(preset: str, size: int) -> Card:
 def untrained_vae(preset: str, size: int, folder: str) -> str:
     """A checkpoint of a stage 1 that has learned nothing."""
     made, path = card(preset, size), f"{folder}/vae.ckpt"
-    parts = {"vae": VAE(size, made.vae_config()), "prior": GaussianPrior(made.vae["latent"])}
+    parts = {"vae": VAE(size, made.vae_config()), "prior": LatentPrior(made.vae["latent"])}
     state = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
     torch.save({"degrain": asdict(made), "state_dict": state}, path)
     return path
