@@ -3,6 +3,7 @@ denoised green. The toy's are in models/toy_figures.py.
 """
 
 import matplotlib as mpl
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -77,15 +78,18 @@ def collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Fi
 def diagnostics(calibration: CalibrationReport, code: CodeReport) -> Figure:
     """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says."""
     figure, (left, middle, right) = new(13.5, 4.2, 3)
-    centre = 0.5 * (EDGES[1:] + EDGES[:-1])
-    left.stairs(calibration.histogram, EDGES, color=SAMPLE, fill=True, alpha=0.55, label="held-out pixels")
-    left.plot(centre, (-0.5 * centre.square()).exp() / (2 * torch.pi) ** 0.5, color=INK, lw=1.4, label="N(0, 1)")
+    edges = EDGES.numpy()  # matplotlib warns of tensors where it computes with them
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    left.stairs(
+        calibration.histogram.cpu().numpy(), edges, color=SAMPLE, fill=True, alpha=0.55, label="held-out pixels"
+    )
+    left.plot(centre, np.exp(-0.5 * centre**2) / (2 * np.pi) ** 0.5, color=INK, lw=1.4, label="N(0, 1)")
     covered = ", ".join(f"{100 * c:.1f}" for c in calibration.coverage)
     claimed = ", ".join(f"{100 * level:g}" for level in LEVELS)
     left.set(xlabel="(x − mean) / std", ylabel="density", xlim=(-5, 5))
     left.set_title(f"Residuals: {claimed} % intervals\ncover {covered} %")
     left.legend()
-    ratio = (calibration.model_variance / calibration.data_variance.clamp(min=1e-12)).log2().mean(0)
+    ratio = (calibration.model_variance / calibration.data_variance.clamp(min=1e-12)).log2().mean(0).cpu().numpy()
     shown = middle.imshow(ratio, cmap="RdBu_r", vmin=-1, vmax=1)
     middle.set(xticks=[], yticks=[])
     middle.set_title(
@@ -93,8 +97,8 @@ def diagnostics(calibration: CalibrationReport, code: CodeReport) -> Figure:
     )
     bar = figure.colorbar(shown, ax=middle, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.85)
     bar.ax.set_yticklabels(["1/2", "1/√2", "1", "√2", "2"])
-    rate = code.rate.sort(descending=True).values
-    right.fill_between(torch.arange(1, len(rate) + 1), rate, color=MEAN, alpha=0.4, step="mid")
+    rate = code.rate.sort(descending=True).values.cpu().numpy()
+    right.fill_between(np.arange(1, len(rate) + 1), rate, color=MEAN, alpha=0.4, step="mid")
     right.set(xlabel="latent, by rank", ylabel="rate, nats per image", ylim=(0, None), xlim=(0.5, len(rate) + 0.5))
     right.set_title(
         f"{int(code.active)} of {len(rate)} latents active, {rate.sum():.0f} nats;\nq(z) to N(0, I) {code.gap:.0f} nats"
@@ -111,15 +115,15 @@ def regions(report: RegionReport) -> Figure:
     present = torch.where(report.pixels.sum(0) > 0)[0]
     order = present[report.pooled(report.variance)[present].argsort()]
     figure, (ax,) = new(1.9 + 0.85 * len(order), 4.2)
-    place, width = torch.arange(len(order)), 0.8 / len(kinds)
+    place, width = np.arange(len(order)), 0.8 / len(kinds)
     for i, (name, (values, colour)) in enumerate(kinds.items()):
         height = report.pooled(values)[order].sqrt()
         low, high = (
             b[order].sqrt() for b in report.interval(lambda chosen, v=values: report.pooled(v, chosen), draws=300)
         )
-        error = torch.stack([height - low, high - height]).clamp(min=0)
+        error = torch.stack([height - low, high - height]).clamp(min=0).numpy()
         style = {"yerr": error, "error_kw": {"lw": 1, "ecolor": INK}, "label": name, "color": colour, "alpha": 0.75}
-        ax.bar(place + (i - (len(kinds) - 1) / 2) * width, height, width, **style)
+        ax.bar(place + (i - (len(kinds) - 1) / 2) * width, height.numpy(), width, **style)
     ax.set(ylabel="std, pixels in [0, 1]", xlim=(-0.6, len(order) - 0.4))
     ax.set_xticks(place, [report.names[i] for i in order], rotation=30, ha="right")
     ax.set_title("What the decoder claims of each region, and what is true")
