@@ -24,6 +24,12 @@ EDGES = torch.linspace(-5.0, 5.0, 101)
 """Edges of the histogram of standardised residuals; what lies beyond counts into the outermost bins."""
 
 
+def inside_intervals(residual: Tensor) -> list[Tensor]:
+    """Which standardised residuals lie in the central interval of N(0, 1) for each of LEVELS, in their shape."""
+    half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
+    return [residual.abs() < h for h in half]
+
+
 @dataclass  # not frozen: torchmetrics walks through what compute() returns
 class CalibrationReport:
     """What a Calibration found.
@@ -79,8 +85,7 @@ class Calibration(Metric):
     def update(self, p: Gaussian, x: Tensor) -> None:
         """Add images x (B, C, H, W) in [0, 1] and their p(x|z), mean and logstd of that shape."""
         residual = (x - p.mean) / p.std
-        half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
-        self.inside += torch.stack([(residual.abs() < h).double().mean() for h in half]) * len(x)
+        self.inside += torch.stack([i.double().mean() for i in inside_intervals(residual)]) * len(x)
         clipped = residual.clamp(EDGES[0].item(), EDGES[-1].item()).float().flatten()
         self.counts += torch.histc(clipped, len(EDGES) - 1, EDGES[0].item(), EDGES[-1].item()).to(self.counts)
         self.images += len(x)
@@ -210,8 +215,7 @@ class RegionCalibration(Metric):
     def update(self, p: Gaussian, x: Tensor, regions: Tensor, clean: Tensor | None = None) -> None:
         """Add images x (B, C, H, W) in [0, 1], their p(x|z), regions (B, H, W), and the images without their noise."""
         residual = (x - p.mean) / p.std
-        half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
-        maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[(residual.abs() < h).float() for h in half]]
+        maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[i.float() for i in inside_intervals(residual)]]
         maps = [reduce(m.expand_as(x), "b c h w -> b (h w)", "mean") for m in maps]
         member = torch.nn.functional.one_hot(regions.long().clamp(max=len(self.names)), len(self.names) + 1)
         member = rearrange(member[..., :-1].to(residual), "b h w r -> b r (h w)")  # outside is none

@@ -85,12 +85,6 @@ class Diagnostics(nn.Module):
         report = self.by_region()
         return drawn | ({"regions": figures.regions(report)} if report is not None else {})
 
-    def reset(self) -> None:
-        """Forget all images."""
-        for metric in (self.calibration, self.code, self.regions):
-            if metric is not None:
-                metric.reset()
-
 
 def region_lines(report: RegionReport) -> list[str]:
     """Rows of a table: std, its ratio to the skin's with an interval, residual, coverage, planted noise."""
