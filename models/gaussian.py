@@ -52,6 +52,11 @@ def soft_floor(value: Tensor, low: float) -> Tensor:
     return low + torch.nn.functional.softplus(value - low)
 
 
+def soft_ceiling(value: Tensor, high: float) -> Tensor:
+    """high - softplus(high - value): never above high, and unlike a clamp never without a gradient."""
+    return -soft_floor(-value, -high)
+
+
 def kl_to_standard_normal(q: Gaussian) -> Tensor:
     """KL(N(mean, std^2) to N(0, 1)) = (mean^2 + std^2 - 1) / 2 - log std, elementwise, in nats."""
     return 0.5 * (q.mean.square() + (2 * q.logstd).exp() - 1) - q.logstd
@@ -130,15 +135,15 @@ def log_bin_probability(p: Gaussian, x: Tensor) -> Tensor:
     """
     std = p.std
     low, high = (x - HALF_BIN - p.mean) / std, (x + HALF_BIN - p.mean) / std
-    # Phi(high) - Phi(low) cancels in the upper tail, so both bounds are mirrored into the lower: (a, b) -> (-b, -a).
-    mirror = low + high > 0
     first, last = x < HALF_BIN, x > 1 - HALF_BIN
+    # Phi(high) - Phi(low) cancels in the upper tail, so both bounds are mirrored into the lower: (a, b) -> (-b, -a).
+    mirror = last | (low + high > 0) & ~first
     lower, upper = torch.where(mirror, -high, low), torch.where(mirror, -low, high)
     log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)
-    # log(exp(u) - exp(l)) = u + log(-expm1(l - u)); the gap is kept off 0, where a bin holds no probability at all.
-    gap = (log_lower - log_upper).clamp(max=-torch.finfo(x.dtype).tiny)
-    inside = log_upper + torch.log(-torch.expm1(gap))
-    return torch.where(first, torch.special.log_ndtr(high), torch.where(last, torch.special.log_ndtr(-low), inside))
+    # log(exp(u) - exp(l)) = u + log(-expm1(l - u)); the gap is kept off 0, where a bin holds no probability at all,
+    # and of an open bin it is infinite.
+    gap = (log_lower - log_upper).clamp(max=-torch.finfo(x.dtype).tiny).masked_fill(first | last, -math.inf)
+    return log_upper + torch.log(-torch.expm1(gap))
 
 
 def dequantised(x: Tensor, uniform: Tensor) -> Tensor:

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import InputError
-from models.gaussian import Gaussian, soft_floor
-from models.layers import PyramidConfig, ResBlock, down, up
+from models.gaussian import Gaussian, soft_ceiling, soft_floor
+from models.layers import PyramidConfig, ResBlock, down, kaiming, up
+
+LOG_CEILING = log(2)
+"""Of a posterior's log std: one wider than the prior never pays, and early in training z would run away with it."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class VAEConfig:
         latent: number of latents D.
         encoder: pyramid of the encoder.
         decoder: pyramid of the decoder.
+        neck: channels of the 4x4 features next to the code: the dense layers there would hold half of all parameters.
         std_floor: least std of a pixel, in [0, 1] units; 0.002 is half an 8-bit level.
         std_start: std of every pixel in a new network: low, because a decoder that starts wide never needs its code.
         std: `pixel`, a std for every pixel from the decoder; `shared`, one learned std for all pixels of all images;
@@ -29,6 +33,7 @@ class VAEConfig:
     latent: int = 128
     encoder: PyramidConfig = field(default_factory=PyramidConfig)
     decoder: PyramidConfig = field(default_factory=PyramidConfig)
+    neck: int = 64
     std_floor: float = 0.002
     std_start: float = 0.1
     std: Literal["pixel", "shared", "fixed"] = "pixel"
@@ -37,22 +42,23 @@ class VAEConfig:
 class Encoder(nn.Module):
     """x -> q(z|x). Input (B, 3, H, W) in [0, 1]; output mean and logstd, each (B, D)."""
 
-    def __init__(self, size: int, latent: int, config: PyramidConfig) -> None:
+    def __init__(self, size: int, config: VAEConfig) -> None:
         super().__init__()
-        widths = config.channels(size)
+        pyramid, widths = config.encoder, config.encoder.channels(size)
         layers: list[nn.Module] = [
-            nn.PixelUnshuffle(config.patch),  # (B, 3 p^2, H/p, W/p)
-            nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1),
+            nn.PixelUnshuffle(pyramid.patch),  # (B, 3 p^2, H/p, W/p)
+            nn.Conv2d(3 * pyramid.patch**2, widths[0], 3, padding=1),
         ]
         for i, width in enumerate(widths):
             layers += [down(widths[i - 1], width)] if i else []
-            layers += [ResBlock(width) for _ in range(config.blocks)]
-        layers += [nn.SiLU(), nn.Flatten(), nn.Linear(widths[-1] * 16, 2 * latent)]  # (B, C, 4, 4) -> (B, 2 D)
-        self.layers = nn.Sequential(*layers)
+            layers += [ResBlock(width) for _ in range(pyramid.blocks)]
+        layers += [nn.SiLU(), nn.Conv2d(widths[-1], config.neck, 1), nn.Flatten()]  # (B, N, 4, 4) -> (B, 16 N)
+        self.layers = nn.Sequential(*layers, nn.Linear(16 * config.neck, 2 * config.latent))  # -> (B, 2 D)
+        kaiming(self)
 
     def forward(self, x: Tensor) -> Gaussian:
         mean, logstd = self.layers(2 * x - 1).float().chunk(2, dim=1)
-        return Gaussian(mean, logstd)
+        return Gaussian(mean, soft_ceiling(logstd, LOG_CEILING))
 
 
 class Decoder(nn.Module):
@@ -62,16 +68,21 @@ class Decoder(nn.Module):
         super().__init__()
         pyramid, self.std = config.decoder, config.std
         widths = pyramid.channels(size)
-        layers: list[nn.Module] = [nn.Linear(config.latent, widths[-1] * 16), nn.Unflatten(1, (widths[-1], 4, 4))]
+        layers: list[nn.Module] = [
+            nn.Linear(config.latent, 16 * config.neck),
+            nn.Unflatten(1, (config.neck, 4, 4)),
+            nn.Conv2d(config.neck, widths[-1], 1),
+        ]
         for i in reversed(range(len(widths))):
             layers += [ResBlock(widths[i]) for _ in range(pyramid.blocks)]
             layers += [up(widths[i], widths[i - 1])] if i else []
         channels = 6 if self.std == "pixel" else 3
         head = nn.Conv2d(widths[0], channels * pyramid.patch**2, 3, padding=1)
-        nn.init.zeros_(head.bias)
-        nn.init.normal_(head.weight, std=1e-3)  # a new decoder says: grey, with std_start everywhere
         layers += [nn.SiLU(), head, nn.PixelShuffle(pyramid.patch)]  # (B, 6 p^2, H/p, W/p) -> (B, 6, H, W)
         self.layers = nn.Sequential(*layers)
+        kaiming(self)
+        nn.init.zeros_(head.bias)
+        nn.init.normal_(head.weight, std=1e-3)  # a new decoder says: grey, with std_start everywhere
         self.log_floor, self.log_start = log(config.std_floor), log(config.std_start)
         if self.std == "shared":
             self.shared_logstd = nn.Parameter(torch.zeros(()))
@@ -102,17 +113,17 @@ class VAE(nn.Module):
         config: architecture.
 
     Raises:
-        InputError: size and architecture do not fit, latent < 1, or 0 < std_floor < std_start fails.
+        InputError: size and architecture do not fit, latent or neck < 1, or 0 < std_floor < std_start fails.
     """
 
     def __init__(self, size: int, config: VAEConfig) -> None:
         super().__init__()
-        if config.latent < 1:
-            raise InputError(f"latent {config.latent}: must be at least 1")
+        if min(config.latent, config.neck) < 1:
+            raise InputError(f"latent {config.latent} and neck {config.neck}: must be at least 1")
         if not 0 < config.std_floor < config.std_start:
             raise InputError(f"std_floor {config.std_floor} must lie between 0 and std_start {config.std_start}")
         self.size, self.config = size, config
-        self.encoder = Encoder(size, config.latent, config.encoder)
+        self.encoder = Encoder(size, config)
         self.decoder = Decoder(size, config)
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
 

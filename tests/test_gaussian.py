@@ -25,6 +25,7 @@ from models.gaussian import (
     mixture_moments,
     mmd,
     mmd_in_nats,
+    soft_ceiling,
     soft_floor,
 )
 
@@ -305,6 +306,13 @@ def test_soft_floor_is_never_below_and_never_without_a_gradient(dtype):
 def test_a_soft_floor_on_log_std_is_an_additive_floor_on_the_std():
     logstd = torch.linspace(-12, 2, 50, dtype=torch.float64)
     torch.testing.assert_close(soft_floor(logstd, math.log(0.002)).exp(), logstd.exp() + 0.002)
+
+
+def test_a_soft_ceiling_on_log_std_is_an_additive_ceiling_on_the_precision():
+    logstd = torch.linspace(-5, 300, 500, dtype=torch.float64, requires_grad=True)
+    ceiled = soft_ceiling(logstd, math.log(2))
+    torch.testing.assert_close((-ceiled).exp(), (-logstd).exp() + 0.5)
+    assert (torch.autograd.grad(ceiled.sum(), logstd)[0] > 0).all()
 
 
 def test_bits_per_dimension_of_a_uniform_byte_is_8():

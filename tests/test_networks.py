@@ -75,9 +75,9 @@ def test_a_new_decoder_says_grey_with_std_start_everywhere(size, std):
     config = replace(CONFIG, std_start=0.08, std=std)
     p = VAE(size, config).decode(torch.randn(4, 5))
     assert p.mean.shape == p.logstd.shape == (4, 3, size, size)
-    torch.testing.assert_close(p.mean, torch.full_like(p.mean, 0.5), rtol=0, atol=0.01)
+    torch.testing.assert_close(p.mean, torch.full_like(p.mean, 0.5), rtol=0, atol=0.02)
     start = 0.08 + (0 if std == "fixed" else config.std_floor)
-    torch.testing.assert_close(p.std, torch.full_like(p.std, start), rtol=0.02, atol=0)
+    torch.testing.assert_close(p.std, torch.full_like(p.std, start), rtol=0.05, atol=0)
 
 
 def test_the_head_has_the_channels_that_its_std_needs():

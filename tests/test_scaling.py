@@ -16,10 +16,10 @@ from tests.benchmarks.memory import CONFIGS, PRESETS, STAGES, command, networks,
 from tests.test_train import folder_of_images
 
 MILLIONS = {  # of parameters at 64, 128 and 256 pixels
-    ("small", "vae"): (6.4, 8.9, 11.4),
+    ("small", "vae"): (3.0, 4.4, 5.8),
     ("small", "denoiser"): (1.8, 3.2, 4.6),
     ("small", "discriminator"): (1.2, 1.9, 2.6),
-    ("base", "vae"): (57.1, 76.5, 96.0),
+    ("base", "vae"): (46.2, 65.6, 85.0),
     ("base", "denoiser"): (22.4, 33.4, 44.3),
     ("base", "discriminator"): (22.3, 32.0, 41.7),
 }

@@ -198,7 +198,4 @@ class GANModule(ImageModule):
         return Card("gan", self.vae.size, self.images_seen, vae, denoiser)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [
-            torch.optim.Adam(net.parameters(), self.learning_rate, betas=(0.0, 0.99))
-            for net in (self.discriminator, self.denoiser)
-        ]
+        return [self.adam(network, betas=(0.0, 0.99)) for network in (self.discriminator, self.denoiser)]
