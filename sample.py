@@ -42,7 +42,7 @@ def sample(
         seed: image i depends on (seed, i) alone.
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3).
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
-        prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a flow on q(z); by default the best.
+        prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a mixture; by default the best.
         batch_size: images decoded at once.
         device: `cpu`, `cuda`, or `auto`.
         overwrite: replace what is at `out`.

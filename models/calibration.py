@@ -5,6 +5,7 @@ Axes: B batch, C channels, H height, W width, N images, R regions.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
@@ -112,27 +113,37 @@ class CodeReport:
     """What a CodeStatistics found.
 
     Args:
+        mean: E[z], (D,).
+        covariance_of_means: Cov_x[E[z|x]], (D, D).
+        covariance: Cov[z] = Cov_x[E[z|x]] + E_x[diag Var[z|x]], (D, D).
         rate: of every latent, nats, (D,).
         active: latents with Var_x E[z|x] > 0.01.
-        gap: KL(q(z) to p(z)) by q(z)'s mean and covariance, nats: the prior hole as far as two moments see it.
     """
 
+    mean: Tensor
+    covariance_of_means: Tensor
+    covariance: Tensor
     rate: Tensor
     active: Tensor
-    gap: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """KL(q(z) to p(z)) by q(z)'s mean and covariance, nats: the prior hole as far as two moments see it."""
+        return kl_of_moments(self.mean, self.covariance)
 
 
 class CodeStatistics(Metric):
-    """Rate of every latent, active units, and how far the aggregate posterior q(z) is from N(0, I).
+    """Moments of the aggregate posterior q(z) and how far they are from N(0, I)'s, rate of every latent, active units.
 
     Args:
         latent: D.
+        options: torchmetrics'; `sync_on_compute=False` where every process sees all images.
     """
 
     full_state_update = False
 
-    def __init__(self, latent: int) -> None:
-        super().__init__()
+    def __init__(self, latent: int, **options: Any) -> None:
+        super().__init__(**options)
         shapes = {"count": (), "sum": (latent,), "outer": (latent, latent), "variance": (latent,), "nats": (latent,)}
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -149,11 +160,12 @@ class CodeStatistics(Metric):
     def compute(self) -> CodeReport:
         mean = self.sum / self.count
         of_means = self.outer / self.count - mean.outer(mean)
-        covariance = of_means + torch.diag(self.variance / self.count)
         return CodeReport(
+            mean=mean,
+            covariance_of_means=of_means,
+            covariance=of_means + torch.diag(self.variance / self.count),
             rate=self.nats / self.count,
             active=(of_means.diagonal() > 0.01).sum(),
-            gap=kl_of_moments(mean, covariance),
         )
 
 

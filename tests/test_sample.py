@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import sample
-from models.latent_prior import CouplingFlow
+from models.latent_prior import Mixture
 from models.pictures import panel
 from models.pipeline import load_pipeline, load_vae
 
@@ -98,9 +98,8 @@ def learned(trained, tmp_path_factory) -> Path:
     """The checkpoint of stage 1 with a learned prior in it."""
     checkpoint = torch.load(trained.vae / "last.ckpt", weights_only=True)
     _, _, prior = load_vae(trained.vae / "last.ckpt")
-    prior.flow = CouplingFlow(torch.eye(4))
-    for value in prior.flow.parameters():
-        value += 0.1
+    prior.mixture = Mixture(2, 4)
+    prior.mixture.means += torch.tensor([[0.5], [-1.0]])
     checkpoint["state_dict"] |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
     path = tmp_path_factory.mktemp("learned") / "last.ckpt"
     torch.save(checkpoint, path)

@@ -265,7 +265,7 @@ WRONG_VALUES = {  # what is changed in the config of stage 1, and what the line 
     "name with slash": ("name", "a/b", "name a/b: give the run a name without slashes"),
     "size no power of two": ("data.init_args.size", 48, "image size 48: must be 32, 64, 128 or 256"),
     "too many widths": ("model.init_args.net.encoder.widths", [8] * 9, "9 widths, but 32 pixels"),
-    "no latent": ("model.init_args.net.latent", 0, "latent 0: must be at least 1"),
+    "no latent": ("model.init_args.net.latent", 0, "latent 0 and neck 64: must be at least 1"),
     "no budget": ("model.init_args.budget", 0, "budget (0)"),
     "shares": ("model.init_args.decay", 1.5, "decay (1.5)"),
     "negative rate": ("model.init_args.learning_rate", -1.0, "learning_rate (-1.0)"),

@@ -148,7 +148,7 @@ class Recipe(pl.LightningModule):
         )
         for name in (*theirs, *mine):
             of_the_position = name.split(".")[0] in ("images_seen", "data", "tracked_run")
-            of_the_position |= name.startswith("prior.flow.")  # there at the end of stage 1
+            of_the_position |= name.startswith("prior.mixture.")  # there at the end of stage 1
             if not of_the_position and theirs.get(name) != mine.get(name):
                 said = f"its {name} is {theirs.get(name)}, the config says {mine.get(name)}"
                 raise InputError(f"checkpoint {path}: {said}")

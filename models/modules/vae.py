@@ -10,6 +10,7 @@ from einops import rearrange, reduce
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from models.calibration import CodeStatistics
 from models.errors import InputError
 from models.gaussian import (
     Gaussian,
@@ -26,7 +27,7 @@ from models.gaussian import (
     mixture_moments,
     mmd_in_nats,
 )
-from models.latent_prior import LatentMoments, LatentPrior
+from models.latent_prior import LatentPrior
 from models.modules.base import ImageModule
 from models.modules.diagnostics import Diagnostics
 from models.pipeline import Card, Pipeline
@@ -51,7 +52,8 @@ class VAEModule(ImageModule):
         gradient_clip: largest norm of the gradient of the loss in nats per dimension.
         prior_images: training images that the prior is fitted to, every second one mirrored if the data are flipped; it
             is learned from both views of each.
-        prior_steps: of learning the prior, a flow, when the budget is seen; 0 leaves the fitted Gaussian.
+        prior_components: Gaussians in the mixture that is learned as prior when the budget is seen; 0 leaves the fitted
+            one.
         seed: of all noise in training and validation.
         likelihood: training's; `bin`, the probability of the 8-bit value, a code length and so never negative; or
             `density`, of the dequantised pixel per 8-bit level, whose loss goes negative where std < 0.0016.
@@ -82,7 +84,7 @@ class VAEModule(ImageModule):
         rate_warmup: float = 0.05,
         gradient_clip: float = 1.0,
         prior_images: int = 20_000,
-        prior_steps: int = 1_000,
+        prior_components: int = 10,
         seed: int = 0,
         likelihood: Literal["bin", "density"] = "bin",
         gradient: Literal["plain", "beta-nll", "faithful"] = "plain",
@@ -94,13 +96,13 @@ class VAEModule(ImageModule):
         super().__init__(budget, validate_every, learning_rate, warmup, decay, seed)
         if not 0 <= rate_warmup <= 1:
             raise InputError(f"model: rate_warmup ({rate_warmup}) is a share of the budget, from 0 to 1")
-        if gradient_clip <= 0 or prior_images < 1 or prior_steps < 0:
+        if gradient_clip <= 0 or prior_images < 1 or prior_components < 0:
             raise InputError(
                 f"model: gradient_clip ({gradient_clip}) must be positive, prior_images ({prior_images}) at least 1, "
-                f"prior_steps ({prior_steps}) at least 0"
+                f"prior_components ({prior_components}) at least 0"
             )
         self.rate_warmup, self.gradient_clip = rate_warmup, gradient_clip
-        self.prior_images, self.prior_steps = prior_images, prior_steps
+        self.prior_images, self.prior_components = prior_images, prior_components
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.vae = VAE(size, net)
@@ -236,24 +238,26 @@ class VAEModule(ImageModule):
 
         Every process sees all of them and gets the same one.
         """
-        data, moments, posteriors = self.trainer.datamodule, LatentMoments(self.vae.config.latent), []
-        learns = self.prior_steps > 0 and self.images_seen >= self.budget
+        data, posteriors = self.trainer.datamodule, []
+        code = CodeStatistics(self.vae.config.latent, sync_on_compute=False).to(self.device)
+        learns = self.prior_components > 0 and self.images_seen >= self.budget
         for batch in data.encode_dataloader(self.prior_images):
             x = self.pixels(self.transfer_batch_to_device(batch, self.device, 0))
             views = [x, x.flip(3)] if learns and data.flip else [x]
             with self.trainer.precision_plugin.forward_context():
                 q = self.vae.encode(torch.cat(views))  # (V B, D)
-            moments.update(Gaussian(q.mean[: len(x)], q.logstd[: len(x)]))
+            code.update(Gaussian(q.mean[: len(x)], q.logstd[: len(x)]))
             if learns:
                 posteriors.append([rearrange(t, "(v b) d -> b v d", v=len(views)) for t in (q.mean, q.logstd)])
-        self.prior.fit(moments)
+        report = code.compute()
+        self.prior.fit(report.mean, report.covariance)
         if learns:
             self.learn_prior(Gaussian(*(torch.cat(t) for t in zip(*posteriors, strict=True))))
 
     def learn_prior(self, q: Gaussian) -> None:
         """Learn the prior from posteriors (N, V, D), V views of N images, and say in a line what it is worth."""
         start = time.monotonic()
-        rates = self.prior.learn(q, self.prior_steps, self.seed)
+        rates = self.prior.learn(q, self.prior_components, self.seed)
         said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items()) or f"{len(q.mean):,} images are few"
         self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
