@@ -1,8 +1,9 @@
-"""Draw images from a checkpoint, which needs nothing but itself.
+"""Draw images from a checkpoint, which needs nothing but itself, or export what they are drawn with.
 
 python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # rows mean, std, sample, denoised
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
+python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # everything takes it like a checkpoint
 """
 
 import os
@@ -18,46 +19,56 @@ from tqdm import tqdm
 
 from models.console import OneLineParser, fail
 from models.errors import InputError
+from models.export import SUFFIX
 from models.latent_prior import PriorName
 from models.pictures import as_pictures, panel
-from models.pipeline import Pipeline, load_pipeline
+from models.pipeline import Pipeline, exported, load_pipeline
+
+Batches = Iterator[tuple[int, dict[str, torch.Tensor]]]
 
 
 def sample(
     checkpoint: str,
     n: int = 64,
     seed: int = 0,
-    out: str = "samples.png",
+    out: str | None = None,
     row: Literal["mean", "std", "sample", "denoised"] | None = None,
     prior: PriorName | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    export: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw images from a checkpoint.
+    """Draw images from a checkpoint, or export it.
 
     Args:
-        checkpoint: file of either stage.
+        checkpoint: file of either stage, or an export of one.
         n: number of images.
         seed: image i depends on (seed, i) alone.
-        out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3).
+        out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
+            by default samples.png, or with --export nothing.
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
         prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a mixture; by default the best.
         batch_size: images decoded at once.
         device: `cpu`, `cuda`, or `auto`.
-        overwrite: replace what is at `out`.
+        export: FILE.safetensors to write VAE, prior and, of stage 2, the denoiser's moving average to, in half
+            precision and without what only training needs. Nothing is drawn unless --out is given, too.
+        overwrite: replace what is at `out` and `export`.
 
     Raises:
-        InputError: an argument is out of range, the checkpoint unreadable, or something is at `out` already.
+        InputError: an argument is out of range, the checkpoint unreadable, or something there already.
     """
-    target = Path(out)
-    single = out.endswith("/") or target.is_dir()
+    if out is None and export is None:
+        out = "samples.png"
     if n < 1 or seed < 0 or batch_size < 1:
         raise InputError(f"sample: --n {n} and --batch_size {batch_size} must be at least 1, --seed {seed} at least 0")
-    if not single and target.suffix not in (".png", ".npz"):
+    if out is not None and not single_images(out) and Path(out).suffix not in (".png", ".npz"):
         raise InputError(f"sample: --out {out}: end it in .png, .npz or, for single images, in /")
-    if (any(target.iterdir()) if target.is_dir() else target.exists()) and not overwrite:
-        raise InputError(f"sample: {out} exists; choose another --out or pass --overwrite true")
+    if export is not None and Path(export).suffix != SUFFIX:
+        raise InputError(f"sample: --export {export}: end it in {SUFFIX}")
+    for option, place in (("out", out), ("export", export)):
+        if place is not None and occupied(Path(place)) and not overwrite:
+            raise InputError(f"sample: {place} exists; choose another --{option} or pass --overwrite true")
     card, pipeline = load_pipeline(checkpoint)
     if row not in (None, *pipeline.rows):
         raise InputError(
@@ -74,10 +85,27 @@ def sample(
         pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"sample: --device {device} cannot be used: {error}") from None
-    batches = draw_batches(pipeline, n, seed, prior, batch_size)
-    row = row or pipeline.rows[-1]
-    (target if single else target.parent).mkdir(parents=True, exist_ok=True)
-    if single:
+    if export is not None:
+        write_export(checkpoint, Path(export))
+    if out is not None:
+        write_images(out, draw_batches(pipeline, n, seed, prior, batch_size), row or pipeline.rows[-1])
+
+
+def single_images(out: str) -> bool:
+    """Whether a place is a folder, or will be."""
+    return out.endswith("/") or Path(out).is_dir()
+
+
+def occupied(place: Path) -> bool:
+    """Whether something would be lost by writing there."""
+    return any(place.iterdir()) if place.is_dir() else place.exists()
+
+
+def write_images(out: str, batches: Batches, row: str) -> None:
+    """Write one row as single images or an array, or the panel of all rows, as the end of `out` says."""
+    target = Path(out)
+    (target if single_images(out) else target.parent).mkdir(parents=True, exist_ok=True)
+    if single_images(out):
         for old in target.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
             old.unlink()
         for first, rows in batches:
@@ -90,19 +118,25 @@ def sample(
         )
     else:
         drawn = [rows for _, rows in batches]
-        picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in pipeline.rows})
+        picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
         write(target, lambda file: picture.save(file, "png"))
     print(f"wrote: {out}")
 
 
-def draw_batches(
-    pipeline: Pipeline, n: int, seed: int, prior: PriorName | None, batch_size: int
-) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+def draw_batches(pipeline: Pipeline, n: int, seed: int, prior: PriorName | None, batch_size: int) -> Batches:
     """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
     firsts = range(0, n, batch_size)
     for first in tqdm(firsts, "sampling", unit="batch", disable=len(firsts) < 2):
         rows = pipeline.draw(seed, range(first, min(n, first + batch_size)), prior)
         yield first, {name: images.cpu() for name, images in rows.items()}
+
+
+def write_export(checkpoint: str, target: Path) -> None:
+    """Write the export of a checkpoint and say how large it is."""
+    content = exported(checkpoint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write(target, lambda file: file.write(content))
+    print(f"exported: {target} ({len(content):,} bytes)")
 
 
 def write(path: Path, save) -> None:

@@ -3,6 +3,7 @@
     python train.py fit -c configs/demo_vae.yaml                     # a run lives in runs/NAME/
     python train.py fit -c configs/demo_vae.yaml --ckpt_path last    # go on with it, also after a kill
     python train.py test -c configs/demo_vae.yaml --ckpt_path last   # held-out figures into its metrics.json
+    python train.py test -c configs/demo_vae.yaml --ckpt_path FILE.safetensors    # or those of an export, see sample.py
     python train.py fit -c configs/vae_celeba64.yaml --data.root DIR --print_config
 
 Every entry of a config can be given on the command line; `fit --help` and `fit --model.help CLASS` list them.
@@ -89,6 +90,8 @@ class CLI(LightningCLI):
             raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
+        if self.from_export and "vae" in config.model.init_args:
+            config.model.init_args.vae = config.ckpt_path  # stage 1 lies in it, and perhaps nowhere else
         config.weights_only = True  # a checkpoint is data, never code
 
     def after_instantiate_classes(self) -> None:
@@ -96,7 +99,10 @@ class CLI(LightningCLI):
             recipe = type(self.model).__name__
             raise InputError(f"{self.subcommand}: {recipe} has no held-out images; its fit ends with all its figures")
         if self.card is not None:
-            self.model.check(self.card, self.state, self.config[self.subcommand].ckpt_path)
+            path = self.config[self.subcommand].ckpt_path
+            self.model.check(self.card, self.state, path)
+            if self.from_export:
+                self.take_over(path)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
@@ -110,13 +116,38 @@ class CLI(LightningCLI):
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
         return super()._instantiate_trainer(config, callbacks)
 
+    @property
+    def from_export(self) -> bool:
+        """Whether what is gone on from, or measured, is an export."""
+        return self.card is not None and self.card.exported is not None
+
+    def take_over(self, path: str) -> None:
+        """Give the model the weights and the position of an export, which has no more than them.
+
+        Raises:
+            InputError: fit of stage 2, which needs its discriminator.
+        """
+        if self.subcommand == "fit" and self.card.stage == "gan":
+            raise InputError(
+                f"checkpoint {path}: an export of stage 2 holds no discriminator, without which fit cannot go on; "
+                f"go on from the last.ckpt that it was made of, or train a new stage 2 on its VAE by --model.vae {path}"
+            )
+        self.model.take_over(self.card, self.state, path)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        settings = super()._prepare_subcommand_kwargs(subcommand)
+        return settings | ({"ckpt_path": None} if self.from_export else {})  # the model has it already
+
     def fit(self, model: LightningModule, **settings: Any) -> None:
         """Train, unless the run that is gone on with has seen its budget."""
+        say, path = rank_zero_only(print), self.config[self.subcommand].ckpt_path
         if self.card is not None and self.card.images_seen >= model.budget:
             seen = f"{self.card.images_seen:,} of {model.budget:,} images"
-            rank_zero_only(print)(f"run {self.folder.name} has seen {seen}: a larger --model.budget goes on with it")
-        else:
-            self.trainer.fit(model, **settings)
+            say(f"{path} has seen {seen}: a larger --model.budget goes on from it")
+            return
+        if self.from_export:
+            say(f"going on from {path}: its weights and {self.card.images_seen:,} images seen, new optimizer states")
+        self.trainer.fit(model, **settings)
 
     def test(self, model: LightningModule, **settings: Any) -> None:
         """Measure on held-out images; the module prints what it found."""

@@ -1,16 +1,19 @@
-"""From seeds to pictures: the VAE, its prior and, after stage 2, the denoiser, as one network with one file format.
+"""From seeds to pictures: the VAE, its prior and, after stage 2, the denoiser, as one network.
 
-A checkpoint of either stage says what it is under the key `degrain`, so that it loads with nothing but itself.
+A checkpoint of either stage says what it is under the key `degrain`, so that it loads with nothing but itself. It is
+what training wrote, or an export of that: the weights that images are drawn with, in the file of models/export.py.
 """
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from models import export
 from models.denoiser import Denoiser
 from models.errors import InputError
 from models.gaussian import Gaussian
@@ -21,6 +24,21 @@ from models.vae import VAE, VAEConfig
 
 ROWS = ("mean", "std", "sample", "denoised")
 """The rows of every picture of generated images, in this order."""
+
+PARTS = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module."}
+"""Where a checkpoint has the networks of a pipeline; of the denoiser its moving average."""
+
+UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    KeyError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+"""What readers of files raise at bytes that are not theirs."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,8 @@ class Card:
         denoiser: fields of the denoiser's PyramidConfig, after stage 2.
         data: what the data module says of its data.
         tracked_run: id of the run in W&B, which training goes on with.
+        exported: of an export what it holds, in words.
+        warm_from: images seen when the optimizers were new, which is not 0 after an export.
     """
 
     stage: str
@@ -44,6 +64,8 @@ class Card:
     denoiser: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
     tracked_run: str | None = None
+    exported: str | None = None
+    warm_from: int = 0
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
@@ -76,6 +98,18 @@ class Pipeline(nn.Module):
             images["denoised"] = self.denoiser(noise, p)
         return images
 
+    def load(self, state: dict[str, Tensor], path: str | Path) -> None:
+        """Take over the weights of a checkpoint of either stage.
+
+        Raises:
+            InputError: they are another architecture's.
+        """
+        try:
+            for name, network in self.named_children():
+                network.load_state_dict(part(state, PARTS[name]))
+        except RuntimeError:
+            raise InputError(f"checkpoint {path}: its {name} was written by another version of degrain") from None
+
     @torch.inference_mode()
     def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
         """Images number `numbers` of a seed: the rows of `render`, for z from the prior.
@@ -94,17 +128,20 @@ class Pipeline(nn.Module):
 
 
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
-    """The card and the weights of a checkpoint, on the CPU; no code in the file is run.
+    """The card and the weights of a checkpoint or an export, on the CPU; no code in the file is run.
 
     Raises:
-        InputError: no such file, not a checkpoint, truncated, or not one of degrain's.
+        InputError: no such file, not a checkpoint, truncated, damaged, or not one of degrain's.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; train it first or correct the path")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        if path.suffix == export.SUFFIX:
+            checkpoint = export.read(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UNREADABLE as error:
         raise InputError(
             f"checkpoint {path}: cannot be read ({type(error).__name__}): truncated or no checkpoint"
         ) from None
@@ -114,6 +151,25 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
         return Card(**checkpoint["degrain"]), checkpoint["state_dict"]
     except (TypeError, KeyError):
         raise InputError(f"checkpoint {path}: was written by another version of degrain") from None
+
+
+def exported(path: str | Path) -> bytes:
+    """What an export of a checkpoint holds, see models/export.py; the same bytes for an export of an export.
+
+    Raises:
+        InputError: see load_pipeline.
+    """
+    load_pipeline(path)  # or it is refused here
+    card, state = read_checkpoint(path)
+    networks = "VAE, prior and the denoiser's moving average" if card.denoiser else "VAE and prior"
+    held = f"{networks}, nothing else of training; {export.PRECISION}"
+    card = replace(card, tracked_run=None, warm_from=0, exported=held)
+    return export.to_bytes(asdict(card), drawn_with(state))
+
+
+def drawn_with(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a state dict that images are drawn with."""
+    return {name: value for name, value in state.items() if name.startswith(tuple(PARTS.values()))}
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -142,9 +198,8 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
         raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
     config = card.vae_config()
     vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
-    vae.load_state_dict(part(state, "vae."))
-    prior.load_state_dict(part(state, "prior."))
     if card.denoiser is not None:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser))
-        denoiser.load_state_dict(part(state, "ema.module."))
-    return card, Pipeline(vae, prior, denoiser).eval()
+    pipeline = Pipeline(vae, prior, denoiser)
+    pipeline.load(state, path)
+    return card, pipeline.eval()

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.latent_prior import Mixture
+from models.pipeline import load_vae
 from tests import tiny
 
 
@@ -29,6 +31,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run of each stage on portraits."""
     root = tmp_path_factory.mktemp("trained")
     return Trained(root, *(tiny.run(root, stage, "--wandb", "offline") for stage in ("vae", "gan")))
+
+
+@pytest.fixture(scope="session")
+def learned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of stage 1 with a learned prior in it."""
+    checkpoint = torch.load(trained.vae / "last.ckpt", weights_only=True)
+    _, _, prior = load_vae(trained.vae / "last.ckpt")
+    prior.mixture = Mixture(2, 4)
+    prior.mixture.means += torch.tensor([[0.5], [-1.0]])
+    checkpoint["state_dict"] |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
+    path = tmp_path_factory.mktemp("learned") / "last.ckpt"
+    torch.save(checkpoint, path)
+    return path
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 import sample
-from models.latent_prior import Mixture
 from models.pictures import panel
-from models.pipeline import load_pipeline, load_vae
+from models.pipeline import load_pipeline
 
 ROOT = Path(__file__).parent.parent
 ROWS = {"vae": ["mean", "std", "sample"], "gan": ["mean", "std", "sample", "denoised"]}
@@ -91,19 +90,6 @@ def test_the_standard_prior_is_another_one(trained):
     fitted = images(checkpoint, "--n", "2", "--row", "mean")
     assert np.array_equal(fitted, images(checkpoint, "--n", "2", "--row", "mean", "--prior", "fitted"))
     assert not np.array_equal(fitted, images(checkpoint, "--n", "2", "--row", "mean", "--prior", "standard"))
-
-
-@pytest.fixture(scope="module")
-def learned(trained, tmp_path_factory) -> Path:
-    """The checkpoint of stage 1 with a learned prior in it."""
-    checkpoint = torch.load(trained.vae / "last.ckpt", weights_only=True)
-    _, _, prior = load_vae(trained.vae / "last.ckpt")
-    prior.mixture = Mixture(2, 4)
-    prior.mixture.means += torch.tensor([[0.5], [-1.0]])
-    checkpoint["state_dict"] |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
-    path = tmp_path_factory.mktemp("learned") / "last.ckpt"
-    torch.save(checkpoint, path)
-    return path
 
 
 def test_the_best_prior_of_the_checkpoint_is_the_default(trained, learned):

@@ -178,10 +178,11 @@ class GANModule(ImageModule):
         denoised = self.ema.module(noise[0], p)
         real, fake = (x - p.mean) / p.std, (denoised - p.mean) / p.std
         terms = {
-            "margin": self.discriminator(real, p) - self.discriminator(fake, p),
             "standardised_error": reduce(fake.square(), "b c h w -> b", "mean"),
             "standardised_error_of_data": reduce(real.square(), "b c h w -> b", "mean"),
         }
+        if self.discriminator is not None:
+            terms["margin"] = self.discriminator(real, p) - self.discriminator(fake, p)
         if count:
             few = Gaussian(p.mean[:count], p.logstd[:count])
             ratio = variance_ratio(self.ema.module.draws(noise[:, :count], few), few.std)
@@ -192,6 +193,10 @@ class GANModule(ImageModule):
 
     def pipeline(self) -> Pipeline:
         return Pipeline(self.vae, self.prior, self.ema.module)
+
+    def take_over(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        super().take_over(card, state, path)
+        self.discriminator = None  # an export has none, and a new one's margin would say nothing
 
     def card(self) -> Card:
         vae, denoiser = asdict(self.vae.config), asdict(self.denoiser.config)
