@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.errors import InputError
 from models.pipeline import Card, Pipeline
-from models.randomness import generator, shard
+from models.randomness import generator, noise_of_images, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
@@ -92,10 +92,6 @@ class Recipe(pl.LightningModule):
         """The stream of this training step."""
         return generator(self.seed, TRAIN_STREAM, self.images_seen, device=self.device)
 
-    def eval_rng(self, batch_idx: int) -> torch.Generator:
-        """The stream of an evaluation batch, the same at every validation."""
-        return generator(self.seed, EVAL_STREAM, batch_idx, device=self.device)
-
     def normal(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """This process's share of the global batch's standard normal noise; the batch is the first axis."""
         return shard(torch.randn, shape, rng, self.global_rank, self.trainer.world_size)
@@ -111,7 +107,8 @@ class Recipe(pl.LightningModule):
 
         The logger's step is images_seen, in float64: float32 counts exactly only to 16.8 million.
         """
-        size = next(len(t) for t in terms.values() if t.ndim)
+        # float: Lightning averages the counts over processes too, and would round the mean of whole ones down.
+        size = float(next(len(t) for t in terms.values() if t.ndim))
         means = {f"{stage}/{name}": term.detach().mean() for name, term in terms.items()}
         training = stage == "train"
         self.log_dict(means, on_step=training, on_epoch=not training, batch_size=size, sync_dist=not training)
@@ -182,11 +179,18 @@ class ImageModule(Recipe):
         """The batch's images as float32 (B, 3, H, W) on the grid k/255."""
         return batch["image"].to(dtype=torch.float32, memory_format=torch.channels_last) / 255
 
+    def held_out_noise(self, batch: dict[str, Tensor], stream: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise (B, *shape); a row depends on (seed, number of the image, stream) alone.
+
+        So it is the same at every validation, in any batch and on any number of processes.
+        """
+        return noise_of_images(self.seed, batch["index"].tolist(), stream, shape).to(self.device)
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log_terms("val", self.evaluate(batch, batch_idx))
+        self.log_terms("val", self.evaluate(batch))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log_terms("test", self.evaluate(batch, batch_idx))
+        self.log_terms("test", self.evaluate(batch))
 
     def adam(self, network: nn.Module, **options: Any) -> torch.optim.Adam:
         """Adam in one pass over the parameters, a third of the time; not where it would hide a gradient scaler's work.
@@ -199,7 +203,7 @@ class ImageModule(Recipe):
         return torch.optim.Adam(network.parameters(), self.learning_rate, fused=fused, **options)
 
     @abstractmethod
-    def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named terms of held-out images, per sample, (B,)."""
 
     @abstractmethod
