@@ -9,10 +9,14 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
+from PIL.Image import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from models import figures
 from models.errors import InputError
+from models.evaluation import EvaluationReport
+from models.pictures import panel
 from models.pipeline import Card, Pipeline
 from models.randomness import generator, noise_of_images, shard
 
@@ -123,6 +127,10 @@ class Recipe(pl.LightningModule):
         if self.trainer.state.fn == "fit":
             self.log_step()
 
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json shall hold beside what was logged."""
+        return {}
+
     # Checkpoints.
 
     @abstractmethod
@@ -173,7 +181,13 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 class ImageModule(Recipe):
-    """A recipe on images: pixels in, named terms of held-out images, and the networks that draw its pictures."""
+    """A recipe on images: pixels in, named terms of held-out images, and the networks that draw its pictures.
+
+    Attributes:
+        evaluation: what a test found of drawn images, on the first process; see models.evaluator.
+    """
+
+    evaluation: EvaluationReport | None = None
 
     def pixels(self, batch: dict[str, Tensor]) -> Tensor:
         """The batch's images as float32 (B, 3, H, W) on the grid k/255."""
@@ -213,14 +227,22 @@ class ImageModule(Recipe):
     def configure_callbacks(self) -> list[Callback]:
         return [Report("test")]
 
-    def table(self) -> str:
-        """What a test found, by name."""
-        values = {k: v for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
-        return "\n".join(f"{name:>40} {value:.5g}" for name, value in sorted(values.items()))
+    def facts(self) -> dict[str, Any]:
+        return self.evaluation.values() if self.evaluation else {}
 
-    def figures(self) -> dict[str, Figure]:
+    def table(self) -> str:
+        """What a test found, by name, and of drawn images as rows."""
+        values = {k: v for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
+        named = "\n".join(f"{name:>40} {value:.5g}" for name, value in sorted(values.items()))
+        return f"{named}\n\n{self.evaluation.table()}" if self.evaluation else named
+
+    def figures(self) -> dict[str, Figure | Image]:
         """Of the last evaluation, by name."""
-        return {}
+        if self.evaluation is None:
+            return {}
+        drawn = {"spectra": figures.spectra(self.evaluation.spectra)}
+        neighbours = self.evaluation.neighbours
+        return drawn | ({"neighbours": panel(neighbours)} if neighbours else {})
 
 
 class Report(Callback):
@@ -243,19 +265,21 @@ class Report(Callback):
 
     def write(self, trainer: pl.Trainer, module: Recipe) -> None:
         """Print and write; all processes compute, the first one writes."""
-        table, figures = module.table(), module.figures()
+        table, drawn = module.table(), module.figures()
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             print(f"\n{table}\n")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "table.txt").write_text(table + "\n")
-            write_figures(figures, {name: folder / f"{name}.png" for name in figures}, trainer, module.images_seen)
+            write_figures(drawn, {name: folder / f"{name}.png" for name in drawn}, trainer, module.images_seen)
 
 
-def write_figures(figures: dict[str, Figure], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int) -> None:
+def write_figures(
+    figures: dict[str, Figure | Image], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int
+) -> None:
     """Write figures to their paths, and log them where there is a logger of pictures."""
     for name, figure in figures.items():
-        figure.savefig(paths[name])
+        (figure.save if isinstance(figure, Image) else figure.savefig)(paths[name])
     for logger in trainer.loggers:
         if hasattr(logger, "log_pictures"):
             logger.log_pictures({name: str(path) for name, path in paths.items()}, images_seen)

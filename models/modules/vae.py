@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from einops import rearrange, reduce
 from matplotlib.figure import Figure
+from PIL.Image import Image
 from torch import Tensor
 
 from models.errors import InputError
@@ -278,11 +279,11 @@ class VAEModule(ImageModule):
 
     def table(self) -> str:
         """Every value, and what held-out images say of the distribution."""
-        return f"{super().table()}\n{self.diagnostics.table()}"
+        return f"{super().table()}\n\n{self.diagnostics.table()}"
 
-    def figures(self) -> dict[str, Figure]:
-        """What held-out images say of the distribution."""
-        return self.diagnostics.figures()
+    def figures(self) -> dict[str, Figure | Image]:
+        """What held-out images say of the distribution, and what drawn ones do."""
+        return self.diagnostics.figures() | super().figures()
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The ELBO of held-out images, by bin likelihood and the posterior's KL, however training weighs its terms."""
