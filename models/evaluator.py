@@ -96,6 +96,7 @@ class Evaluator(Callback):
         if min(held_out, self.n) < FRECHET_LEAST:
             few = f"{self.n:,} draws and {held_out:,} held-out images"
             yield f"no Frechet distance (FID) of {few}, below {FRECHET_LEAST:,} it is bias: kernel stands in"
+            yield "the ladder's ratio_equal_n has that bias above and below, which draws it to 1"
         if self.without_train:
             yield f"no row train and no nearest neighbours: {self.without_train}"
         else:

@@ -157,6 +157,9 @@ def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
     right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="spectrum_gap, spectrum_error")
     for ax in (left, right):
         ax.set(xlabel="cycles a pixel", xlim=(frequencies[0], frequencies[-1]))
+        periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
+        ax.set_xticks([1 / period for period in periods], [f"1/{period}" for period in periods])
+        ax.set_xticks([], minor=True)
     left.set(ylabel="power, pixels in [0, 1]")
     left.set_title("Radial power spectrum of the luminance")
     right.set(ylabel="log2(power / data's)")
