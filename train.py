@@ -28,6 +28,7 @@ from data.cache import DataError
 from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
 from models.console import OneLineParser, cause, fail
 from models.errors import InputError
+from models.evaluator import Evaluator
 from models.pipeline import Card, read_checkpoint
 from models.tracking import Mode, make_tracker
 
@@ -72,6 +73,12 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "test":
+            parser.add_lightning_class_args(Evaluator, "evaluation")
+        return parser
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning looks for hyper-parameters in the checkpoint, ours keeps them in its card."""
 
@@ -106,7 +113,7 @@ class CLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
-        callbacks += [ImagesProgressBar(), FinalValues(self.folder / "metrics.json")]
+        callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
         config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
         if self.subcommand == "fit":
             tracked = self.card.tracked_run if self.card else None
@@ -166,6 +173,7 @@ def main(args: list[str] | None = None) -> None:
         "smaller than the logging interval",
         "LeafSpec",
         "in eval mode",
+        "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning uses it
         "no `validation_step`",
     ):
         warnings.filterwarnings("ignore", f".*{message}")

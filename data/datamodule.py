@@ -182,6 +182,24 @@ class ImageDataModule(pl.LightningDataModule):
         elements = [(i, self.flip and i % 2 == 1) for i in range(min(count, len(images)))]
         return self._loader(images, sampler=elements, batch_size=self.eval_batch_size)
 
+    def numbered_dataloader(self, split: str, numbers: Sequence[int]) -> DataLoader:
+        """Images by their numbers, in that order, as they are; on every process."""
+        return self._loader(self.datasets[split], sampler=numbers, batch_size=self.eval_batch_size)
+
+    def open_train(self) -> str | None:
+        """Open the training images, in a test too; where the source has none, what it says of that."""
+        try:
+            self.source().items("train")
+        except DataError as error:
+            return str(error)
+        self.datasets |= self._open(("train",))
+        return None
+
+    def identity(self, split: str) -> str:
+        """All that the images of a split depend on: what statistics of them are kept under."""
+        source = self.source()
+        return f"{source.name} {source.fingerprint(split)} {len(self.datasets[split])} images"
+
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader("valid")
 
@@ -205,9 +223,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         """Every image once, in order; each process takes its share."""
-        images = self.datasets[split]
-        share = range(self.trainer.global_rank, len(images), self.trainer.world_size)
-        return self._loader(images, sampler=share, batch_size=self.eval_batch_size)
+        share = range(self.trainer.global_rank, len(self.datasets[split]), self.trainer.world_size)
+        return self.numbered_dataloader(split, share)
 
     def _loader(self, images: CachedImages, **options) -> DataLoader:
         on_gpu = self.trainer.strategy.root_device.type == "cuda"

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -26,18 +27,12 @@ class ImagesProgressBar(TQDMProgressBar):
     """
 
     def init_train_tqdm(self) -> Tqdm:
-        in_a_file = not sys.stdout.isatty()
         module = self.trainer.lightning_module
         return Tqdm(
             initial=module.images_seen,
             total=module.budget,
             disable=self.is_disabled,
-            dynamic_ncols=True,
-            file=Lines() if in_a_file else sys.stdout,
-            mininterval=30 if in_a_file else 0.1,
-            maxinterval=60,
-            smoothing=0,
-            unit=" images",
+            **bar_options("images"),
             bar_format="training {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
@@ -66,6 +61,13 @@ class ImagesProgressBar(TQDMProgressBar):
         shown = ("distortion", "rate", "d_loss", "g_loss", "variance_ratio")
         values = {name: trainer.callback_metrics.get(f"train/{name}") for name in shown}
         return {name: f"{value:.4g}" for name, value in values.items() if value is not None}
+
+
+def bar_options(unit: str) -> dict[str, Any]:
+    """Of a bar on standard output that counts units; in a file it is a line every half minute."""
+    in_a_file = not sys.stdout.isatty()
+    pace = {"file": Lines() if in_a_file else sys.stdout, "mininterval": 30 if in_a_file else 0.1, "maxinterval": 60}
+    return pace | {"dynamic_ncols": True, "smoothing": 0, "unit": f" {unit}"}
 
 
 class Lines:
@@ -189,8 +191,11 @@ class FinalValues(Callback):
     def write(self, trainer: pl.Trainer, module: ImageModule) -> None:
         """Merge the Trainer's metrics into the file."""
         values = json.loads(self.path.read_text()) if self.path.exists() else {}
+        facts = module.facts()
+        if facts:  # of a test: what is left of an earlier one may be of other images
+            values = {name: value for name, value in values.items() if not name.startswith("test/")}
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
-        values |= metrics | {"images_seen": module.images_seen}
+        values |= metrics | facts | {"images_seen": module.images_seen}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".part")
         temporary.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")

@@ -226,7 +226,10 @@ class StatisticsKey:
 
 
 def cached_statistics(
-    folder: str | Path, key: StatisticsKey, compute: Callable[[], dict[str, Tensor]]
+    folder: str | Path,
+    key: StatisticsKey,
+    compute: Callable[[], dict[str, Tensor]],
+    agree: Callable[[dict[str, Tensor] | None], dict[str, Tensor] | None] = lambda kept: kept,
 ) -> dict[str, Tensor]:
     """What `compute` gives for the key, from the file of an earlier call if there is one: named tensors, on the CPU.
 
@@ -237,8 +240,21 @@ def cached_statistics(
         folder: made if need be.
         key: what they are of.
         compute: gives named tensors, such as `vars(FeatureMoments.of(features))`.
+        agree: where processes compute together or not at all: gives to all of them what it is given by the first.
     """
     path = Path(folder) / key.filename
+    if (kept := agree(_read(path, key))) is not None:
+        return kept
+    statistics = {name: tensor.detach().cpu() for name, tensor in compute().items()}
+    try:
+        _write(path, {name: tensor.numpy() for name, tensor in statistics.items()} | {"key": np.array(key.text)})
+    except OSError as error:
+        print(f"statistics: {path} is not kept ({error}); check space and permissions", flush=True)
+    return statistics
+
+
+def _read(path: Path, key: StatisticsKey) -> dict[str, Tensor] | None:
+    """What the file holds for the key; nothing where there is no whole file."""
     try:
         with np.load(path, allow_pickle=False) as file:  # a zip archive, which checks its contents' CRC
             arrays = {name: file[name] for name in file.files}
@@ -249,12 +265,7 @@ def cached_statistics(
         pass
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         print(f"statistics: computing {path} anew: it is damaged ({error})", flush=True)
-    statistics = {name: tensor.detach().cpu() for name, tensor in compute().items()}
-    try:
-        _write(path, {name: tensor.numpy() for name, tensor in statistics.items()} | {"key": np.array(key.text)})
-    except OSError as error:
-        print(f"statistics: {path} is not kept ({error}); check space and permissions", flush=True)
-    return statistics
+    return None
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models import linear_gaussian as toy
 from models.calibration import EDGES, LEVELS, CalibrationReport, CodeReport, RegionReport
+from models.spectrum import PowerSpectrum
 
 DATA, MEAN, SAMPLE, DENOISED, INK = "#8c8c8c", "#2f6fb3", "#e07b27", "#2e9e5b", "#333333"
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -128,4 +129,41 @@ def regions(report: RegionReport) -> Figure:
     ax.set_xticks(place, [report.names[i] for i in order], rotation=30, ha="right")
     ax.set_title("What the decoder claims of each region, and what is true")
     ax.legend()
+    return figure
+
+
+ROW_STYLES = {
+    "mean": {"color": MEAN},
+    "sample": {"color": SAMPLE},
+    "denoised": {"color": DENOISED},
+    "reconstruction": {"color": MEAN, "ls": "--"},
+    "reconstruction_denoised": {"color": DENOISED, "ls": "--"},
+    "train": {"color": INK, "ls": ":"},
+}
+
+
+@styled
+def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
+    """Radial power spectra of the data, which come first, and of every row; and the rows' over the data's."""
+    (name, data), *others = rows.items()
+    frequencies = data.frequencies.numpy()
+    figure, (left, right) = new(11.5, 4.4, 2)
+    left.loglog(frequencies, data.power.numpy(), color=DATA, lw=4, alpha=0.6, label=name)
+    for row, spectrum in others:
+        style = ROW_STYLES[row] | {"lw": 1.5}
+        left.loglog(frequencies, spectrum.power.numpy(), label=row.replace("_", ", "), **style)
+        right.semilogx(frequencies, (spectrum.power / data.power).log2().numpy(), **style)
+    right.axhline(0, color=DATA, lw=4, alpha=0.6, zorder=0)
+    right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="spectrum_gap, spectrum_error")
+    for ax in (left, right):
+        ax.set(xlabel="cycles a pixel", xlim=(frequencies[0], frequencies[-1]))
+        periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
+        ax.set_xticks([1 / period for period in periods], [f"1/{period}" for period in periods])
+        ax.set_xticks([], minor=True)
+    left.set(ylabel="power, pixels in [0, 1]")
+    left.set_title("Radial power spectrum of the luminance")
+    right.set(ylabel="log2(power / data's)")
+    right.set_title("The same over the data's: below 0 is too smooth, above too noisy")
+    for ax in (left, right):
+        ax.legend()
     return figure

@@ -13,6 +13,9 @@ from torchmetrics.image.kid import poly_mmd
 
 from models.errors import InputError
 
+FRECHET_LEAST = 2048
+"""With fewer images a side the Frechet distance measures its own bias."""
+
 
 def eight_bit(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) as a picture file holds them, uint8: floats in [0, 1] are clipped and rounded, uint8 passes.
@@ -92,7 +95,7 @@ class FeatureMoments:
         return self.scatter / (self.count - 1)
 
 
-def frechet_distance(first: FeatureMoments, second: FeatureMoments, minimum: int = 2048) -> Tensor:
+def frechet_distance(first: FeatureMoments, second: FeatureMoments, minimum: int = FRECHET_LEAST) -> Tensor:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), (), in float64: W2^2 of the Gaussians with these moments.
 
     Of Inception's features it is FID (Heusel et al. 2017). Two sets of N images of one law are not at 0, but, for large

@@ -5,6 +5,7 @@ what training wrote, or an export of that: the weights that images are drawn wit
 """
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from models.vae import VAE, VAEConfig
 
 ROWS = ("mean", "std", "sample", "denoised")
 """The rows of every picture of generated images, in this order."""
+
+DRAW_STREAMS, PHOTOGRAPH_STREAMS = (0, 1), (2, 3)
+"""Streams of the noise of an image: of its latents and of its pixels; of draws, and of photographs by their number."""
 
 PARTS = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module."}
 """Where a checkpoint has the networks of a pipeline; of the denoiser its moving average."""
@@ -121,10 +125,23 @@ class Pipeline(nn.Module):
             numbers: which images.
             prior: one of `self.prior.names`, by default the best.
         """
-        device = self.prior.mean.device
-        latent_noise = noise_of_images(seed, numbers, 0, (self.vae.config.latent,)).to(device)
-        pixel_noise = noise_of_images(seed, numbers, 1, (3, self.vae.size, self.vae.size)).to(device)
+        latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
         return self.render(self.vae.decode(self.prior(latent_noise, prior)), pixel_noise)
+
+    @torch.inference_mode()
+    def reconstruct(self, seed: int, numbers: Sequence[int], x: Tensor) -> dict[str, Tensor]:
+        """Photographs number `numbers`, x (B, 3, H, W) in [0, 1]: the rows of `render`, for z ~ q(z|x).
+
+        Both noises of photograph i are functions of (seed, i), and others than those of draw i.
+        """
+        latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
+        return self.render(self.vae.decode(self.vae.encode(x).sample(latent_noise)), pixel_noise)
+
+    def noises(self, seed: int, numbers: Sequence[int], streams: tuple[int, int]) -> list[Tensor]:
+        """Standard normal noise of the latents (B, D) and of the pixels (B, 3, H, W)."""
+        shapes = (self.vae.config.latent,), (3, self.vae.size, self.vae.size)
+        pairs = zip(streams, shapes, strict=True)
+        return [noise_of_images(seed, numbers, stream, shape).to(self.prior.mean.device) for stream, shape in pairs]
 
 
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """The stream of training images, batches from the cache, and the data modules that configs name."""
 
 import itertools
+import os
 import re
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from data.cache import DataError
-from data.datamodule import CachedImages, CelebA, ImageDataModule, ImageFolder, Portraits, ShuffledStream
+from data.datamodule import CachedImages, CelebA, ImageDataModule, ImageFolder, MaskedImages, Portraits, ShuffledStream
 
 
 def stream(start=0, stop=100, n=7, batch_size=4, seed=0, flip=True, **ranks):
@@ -202,6 +203,36 @@ def test_describe_is_plain_and_complete(folder):
         "size": 8,
         "images": {"train": 10, "valid": 5},
     }
+
+
+def test_training_images_can_be_opened_in_a_test_and_asked_for_by_number(folder):
+    data = image_folder(folder)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    data.setup("test")
+    assert "train" not in data.datasets and data.open_train() is None
+    batches = list(data.numbered_dataloader("train", [7, 2, 9]))
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == [7, 2, 9]
+    whole = data.datasets["train"].arrays["image"]
+    assert torch.equal(batches[0]["image"][0], torch.from_numpy(whole[7].copy()).permute(2, 0, 1))
+
+
+def test_a_source_without_training_images_says_so(tmp_path):
+    data = MaskedImages(root=str(tmp_path / "faces.npz"), size=32, cache=str(tmp_path))
+    assert "for `validate` and `test` only" in data.open_train() and "train" not in data.datasets
+
+
+def test_identity_follows_the_images_of_a_split(folder):
+    def identities(**options) -> set[str]:
+        data = image_folder(folder, **options)
+        data.setup("test")
+        data.open_train()
+        return {data.identity("test"), data.identity("train")}
+
+    before = identities()
+    assert len(before) == 2 and identities() == before and not identities(crop="none") & before
+    image = next(path for path in sorted(folder.rglob("*.png")) if "valid" in path.parts)
+    os.utime(image, (0, 0))
+    assert len(identities() & before) == 1  # training is as it was
 
 
 def test_portraits_bring_their_regions(tmp_path):

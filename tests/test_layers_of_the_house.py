@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("denoiser", "discriminator", "ensemble", "export", "features", "layers", "pictures", "pipeline", "vae")
-RECIPES = ("callbacks", "console", "tracking")  # and the package models.modules
+RECIPES = ("callbacks", "console", "evaluator", "tracking")  # and the package models.modules
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
 SOURCES = sorted(path.relative_to(ROOT) for top in ("models", "data") for path in (ROOT / top).rglob("*.py"))
 # A new file of models/ counts as mathematics, which may import least, until it is named above.

@@ -270,11 +270,24 @@ def test_a_draw_does_not_depend_on_its_batch():
     assert not torch.equal(pipeline.draw(7, range(1), prior="standard")["mean"], whole["mean"][:1])
 
 
+def test_a_reconstruction_depends_on_its_photograph_and_number_alone():
+    pipeline, x = made(True), torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole, some = pipeline.reconstruct(7, range(5), x), pipeline.reconstruct(7, [3, 1], x[[3, 1]])
+    for row in ROWS:
+        torch.testing.assert_close(some[row], whole[row][[3, 1]], rtol=1e-4, atol=1e-5)
+    other = pipeline.reconstruct(7, [4, 1], x[[3, 1]])
+    assert not torch.equal(other["mean"][0], some["mean"][0])
+    drawn = pipeline.draw(7, range(5))
+    noise, noise_of_draws = ((rows["sample"] - rows["mean"]) / rows["std"] for rows in (whole, drawn))
+    assert abs((noise * noise_of_draws).mean()) < 0.05  # another one
+
+
 def test_rows_belong_together():
-    rows = made(True).draw(0, range(2))
-    noise = (rows["sample"] - rows["mean"]) / rows["std"]
-    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
-    assert all(images.shape == (2, 3, 32, 32) for images in rows.values())
+    pipeline = made(True)
+    for rows in (pipeline.draw(0, range(2)), pipeline.reconstruct(0, range(2), torch.rand(2, 3, 32, 32))):
+        noise = (rows["sample"] - rows["mean"]) / rows["std"]
+        assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+        assert all(images.shape == (2, 3, 32, 32) for images in rows.values())
 
 
 class RunsCode:

@@ -51,8 +51,13 @@ def write(path: Path, config: dict[str, Any]) -> Path:
 
 
 def run(root: Path, stage: str, *options: str, subcommand: str = "fit") -> Path:
-    """`train.py SUBCOMMAND` with the tiny config of a stage and options after it; gives the config's run folder."""
+    """`train.py SUBCOMMAND` with the tiny config of a stage and options after it; gives the config's run folder.
+
+    A test draws no images unless an option asks for it.
+    """
     config = CONFIGS[stage](root)
+    if subcommand == "test" and not any(option.startswith("--evaluation") for option in options):
+        options = ("--evaluation.off", "true", *options)
     train.main([subcommand, "-c", str(write(root / f"{stage}.yaml", config)), *options])
     return root / "runs" / config["name"]
 

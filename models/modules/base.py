@@ -9,12 +9,16 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
+from PIL.Image import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from models import figures
 from models.errors import InputError
+from models.evaluation import EvaluationReport
+from models.pictures import panel
 from models.pipeline import Card, Pipeline, drawn_with
-from models.randomness import generator, shard
+from models.randomness import generator, noise_of_images, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
@@ -93,10 +97,6 @@ class Recipe(pl.LightningModule):
         """The stream of this training step."""
         return generator(self.seed, TRAIN_STREAM, self.images_seen, device=self.device)
 
-    def eval_rng(self, batch_idx: int) -> torch.Generator:
-        """The stream of an evaluation batch, the same at every validation."""
-        return generator(self.seed, EVAL_STREAM, batch_idx, device=self.device)
-
     def normal(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """This process's share of the global batch's standard normal noise; the batch is the first axis."""
         return shard(torch.randn, shape, rng, self.global_rank, self.trainer.world_size)
@@ -112,7 +112,8 @@ class Recipe(pl.LightningModule):
 
         The logger's step is images_seen, in float64: float32 counts exactly only to 16.8 million.
         """
-        size = next(len(t) for t in terms.values() if t.ndim)
+        # float: Lightning averages the counts over processes too, and would round the mean of whole ones down.
+        size = float(next(len(t) for t in terms.values() if t.ndim))
         means = {f"{stage}/{name}": term.detach().mean() for name, term in terms.items()}
         training = stage == "train"
         self.log_dict(means, on_step=training, on_epoch=not training, batch_size=size, sync_dist=not training)
@@ -126,6 +127,10 @@ class Recipe(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.state.fn == "fit":
             self.log_step()
+
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json shall hold beside what was logged."""
+        return {}
 
     # Checkpoints.
 
@@ -178,17 +183,30 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 class ImageModule(Recipe):
-    """A recipe on images: pixels in, named terms of held-out images, and the networks that draw its pictures."""
+    """A recipe on images: pixels in, named terms of held-out images, and the networks that draw its pictures.
+
+    Attributes:
+        evaluation: what a test found of drawn images, on the first process; see models.evaluator.
+    """
+
+    evaluation: EvaluationReport | None = None
 
     def pixels(self, batch: dict[str, Tensor]) -> Tensor:
         """The batch's images as float32 (B, 3, H, W) on the grid k/255."""
         return batch["image"].to(dtype=torch.float32, memory_format=torch.channels_last) / 255
 
+    def held_out_noise(self, batch: dict[str, Tensor], stream: int, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise (B, *shape); a row depends on (seed, number of the image, stream) alone.
+
+        So it is the same at every validation, in any batch and on any number of processes.
+        """
+        return noise_of_images(self.seed, batch["index"].tolist(), stream, shape).to(self.device)
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log_terms("val", self.evaluate(batch, batch_idx))
+        self.log_terms("val", self.evaluate(batch))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log_terms("test", self.evaluate(batch, batch_idx))
+        self.log_terms("test", self.evaluate(batch))
 
     def adam(self, network: nn.Module, **options: Any) -> torch.optim.Adam:
         """Adam in one pass over the parameters, a third of the time; not where it would hide a gradient scaler's work.
@@ -201,7 +219,7 @@ class ImageModule(Recipe):
         return torch.optim.Adam(network.parameters(), self.learning_rate, fused=fused, **options)
 
     @abstractmethod
-    def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named terms of held-out images, per sample, (B,)."""
 
     @abstractmethod
@@ -222,14 +240,22 @@ class ImageModule(Recipe):
     def configure_callbacks(self) -> list[Callback]:
         return [Report("test")]
 
-    def table(self) -> str:
-        """What a test found, by name."""
-        values = {k: v for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
-        return "\n".join(f"{name:>40} {value:.5g}" for name, value in sorted(values.items()))
+    def facts(self) -> dict[str, Any]:
+        return self.evaluation.values() if self.evaluation else {}
 
-    def figures(self) -> dict[str, Figure]:
+    def table(self) -> str:
+        """What a test found, by name, and of drawn images as rows."""
+        values = {k: v for k, v in self.trainer.callback_metrics.items() if k.startswith("test/")}
+        named = "\n".join(f"{name:>40} {value:.5g}" for name, value in sorted(values.items()))
+        return f"{named}\n\n{self.evaluation.table()}" if self.evaluation else named
+
+    def figures(self) -> dict[str, Figure | Image]:
         """Of the last evaluation, by name."""
-        return {}
+        if self.evaluation is None:
+            return {}
+        drawn = {"spectra": figures.spectra(self.evaluation.spectra)}
+        neighbours = self.evaluation.neighbours
+        return drawn | ({"neighbours": panel(neighbours)} if neighbours else {})
 
 
 class Report(Callback):
@@ -252,19 +278,21 @@ class Report(Callback):
 
     def write(self, trainer: pl.Trainer, module: Recipe) -> None:
         """Print and write; all processes compute, the first one writes."""
-        table, figures = module.table(), module.figures()
+        table, drawn = module.table(), module.figures()
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             print(f"\n{table}\n")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "table.txt").write_text(table + "\n")
-            write_figures(figures, {name: folder / f"{name}.png" for name in figures}, trainer, module.images_seen)
+            write_figures(drawn, {name: folder / f"{name}.png" for name in drawn}, trainer, module.images_seen)
 
 
-def write_figures(figures: dict[str, Figure], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int) -> None:
+def write_figures(
+    figures: dict[str, Figure | Image], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int
+) -> None:
     """Write figures to their paths, and log them where there is a logger of pictures."""
     for name, figure in figures.items():
-        figure.savefig(paths[name])
+        (figure.save if isinstance(figure, Image) else figure.savefig)(paths[name])
     for logger in trainer.loggers:
         if hasattr(logger, "log_pictures"):
             logger.log_pictures({name: str(path) for name, path in paths.items()}, images_seen)

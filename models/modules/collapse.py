@@ -11,7 +11,9 @@ from models import figures
 from models import linear_gaussian as toy
 from models.errors import InputError
 from models.gaussian import kl_to_standard_normal, log_density
+from models.modules.base import EVAL_STREAM
 from models.modules.toy import ToyModule
+from models.randomness import generator
 from models.vae import VAE, VAEConfig
 
 
@@ -93,7 +95,8 @@ class CollapseModule(ToyModule):
     def measured(self) -> dict[str, Tensor]:
         """Live latents, (S,), rates, (S,), and squared errors a pixel, (S,), over training images; eigenvalues (k,)."""
         images = torch.cat([b["image"] for b in self.data.encode_dataloader(self.images)]).to(self.device)
-        rng, found = self.eval_rng(0), {"live": [], "rate": [], "squared_error": []}
+        found = {"live": [], "rate": [], "squared_error": []}
+        rng = generator(self.seed, EVAL_STREAM, device=self.device)
         for vae in self.vaes:
             means, rates, errors = [], [], []
             for chunk in images.split(256):

@@ -15,7 +15,7 @@ from models.errors import InputError
 from models.gaussian import Gaussian, dequantised
 from models.layers import PyramidConfig
 from models.modules.base import ImageModule
-from models.pipeline import Card, Pipeline, load_vae
+from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
 
 DRAWS = 2
 """Denoisings of each z in a training step: the least that a variance over noise can be estimated from."""
@@ -97,10 +97,9 @@ class GANModule(ImageModule):
     # Loss terms.
 
     @torch.no_grad()
-    def condition(self, x: Tensor, rng: torch.Generator) -> Gaussian:
-        """p(x|z) for one z ~ q(z|x) of each image."""
-        q = self.vae.encode(x)
-        return self.vae.decode(q.sample(self.normal(q.mean.shape, rng)))
+    def condition(self, x: Tensor, noise: Tensor) -> Gaussian:
+        """p(x|z) for one z ~ q(z|x) of each image, made of standard normal noise (B, D)."""
+        return self.vae.decode(self.vae.encode(x).sample(noise))
 
     def penalties(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:
         """R1 on the photographs' residuals and R2 on the denoiser's, per sample; in float32 whatever the precision."""
@@ -114,7 +113,7 @@ class GANModule(ImageModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x, rng = self.pixels(batch), self.train_rng()
-        p = self.condition(x, rng)
+        p = self.condition(x, self.normal((len(x), self.vae.config.latent), rng))
         # Dequantised, or D would tell photographs by the 8-bit grid.
         real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
         noise = rearrange(self.normal((len(x), DRAWS, *x.shape[1:]), rng), "b k c h w -> k b c h w")
@@ -169,12 +168,12 @@ class GANModule(ImageModule):
 
     # Validation.
 
-    def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        x, rng = self.pixels(batch), self.eval_rng(batch_idx)
-        p = self.condition(x, rng)
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, (latents, pixels) = self.pixels(batch), PHOTOGRAPH_STREAMS
+        p = self.condition(x, self.held_out_noise(batch, latents, (self.vae.config.latent,)))
         count = int((batch["index"] < self.ratio_images).sum())  # the first of all held-out images
         draws = self.ratio_draws if count else 1
-        noise = rearrange(self.normal((len(x), draws, *x.shape[1:]), rng), "b k c h w -> k b c h w")
+        noise = rearrange(self.held_out_noise(batch, pixels, (draws, *x.shape[1:])), "b k c h w -> k b c h w")
         denoised = self.ema.module(noise[0], p)
         real, fake = (x - p.mean) / p.std, (denoised - p.mean) / p.std
         terms = {
@@ -183,10 +182,12 @@ class GANModule(ImageModule):
         }
         if self.discriminator is not None:
             terms["margin"] = self.discriminator(real, p) - self.discriminator(fake, p)
+        few, ratio = Gaussian(p.mean[:count], p.logstd[:count]), torch.zeros((), device=self.device)
         if count:
-            few = Gaussian(p.mean[:count], p.logstd[:count])
-            ratio = variance_ratio(self.ema.module.draws(noise[:, :count], few), few.std)
-            self.log(f"{'test' if self.trainer.testing else 'val'}/variance_ratio", ratio.mean(), batch_size=count)
+            ratio = variance_ratio(self.ema.module.draws(noise[:, :count], few), few.std).mean()
+        # In every batch, of no weight in most: a process that never logged it would keep the others waiting.
+        name = f"{'test' if self.trainer.testing else 'val'}/variance_ratio"
+        self.log(name, ratio, batch_size=float(count), sync_dist=True, on_epoch=True, on_step=False)
         return terms
 
     # Pictures, checkpoints, optimizers.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from einops import rearrange, reduce
 from matplotlib.figure import Figure
+from PIL.Image import Image
 from torch import Tensor
 
 from models.calibration import CodeStatistics
@@ -30,7 +31,7 @@ from models.gaussian import (
 from models.latent_prior import LatentPrior
 from models.modules.base import ImageModule
 from models.modules.diagnostics import Diagnostics
-from models.pipeline import Card, Pipeline
+from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
 from models.vae import VAE, VAEConfig
 
 
@@ -144,11 +145,6 @@ class VAEModule(ImageModule):
 
     # Loss terms.
 
-    def draw(self, x: Tensor, rng: torch.Generator) -> tuple[Gaussian, Tensor]:
-        """q(z|x) and one draw of it, z (B, D)."""
-        q = self.vae.encode(x)
-        return q, q.sample(self.normal(q.mean.shape, rng))
-
     def reconstruct(self, z: Tensor, x: Tensor, log_likelihood: LogLikelihood) -> tuple[Gaussian, Tensor, Tensor]:
         """p(x|z), the distortion, and what training minimises in its place, both per image, (B,).
 
@@ -203,7 +199,8 @@ class VAEModule(ImageModule):
 
     def loss(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Gaussian]:
         """What is minimised, in nats per image; the true distortion and rate, (B,); and p(x|z)."""
-        q, z = self.draw(x, rng)
+        q = self.vae.encode(x)
+        z = q.sample(self.normal(q.mean.shape, rng))
         target, log_likelihood = x, log_bin_probability
         if self.likelihood == "density":
             target, log_likelihood = dequantised(x, self.uniform(x.shape, rng)), log_level_density
@@ -286,16 +283,17 @@ class VAEModule(ImageModule):
 
     def table(self) -> str:
         """Every value, and what held-out images say of the distribution."""
-        return f"{super().table()}\n{self.diagnostics.table()}"
+        return f"{super().table()}\n\n{self.diagnostics.table()}"
 
-    def figures(self) -> dict[str, Figure]:
-        """What held-out images say of the distribution."""
-        return self.diagnostics.figures()
+    def figures(self) -> dict[str, Figure | Image]:
+        """What held-out images say of the distribution, and what drawn ones do."""
+        return self.diagnostics.figures() | super().figures()
 
-    def evaluate(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The ELBO of held-out images, by bin likelihood and the posterior's KL, however training weighs its terms."""
         x = self.pixels(batch)
-        q, z = self.draw(x, self.eval_rng(batch_idx))
+        q = self.vae.encode(x)
+        z = q.sample(self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], q.mean.shape[1:]))
         p = self.vae.decode(z)
         self.diagnostics.update(q, p, x, batch)
         distortion = -per_image(log_bin_probability(p, x))
