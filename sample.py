@@ -20,7 +20,7 @@ from models.console import OneLineParser, fail
 from models.errors import InputError
 from models.latent_prior import PriorName
 from models.pictures import as_pictures, panel
-from models.pipeline import Pipeline, load_pipeline
+from models.pipeline import Pipeline, PlainPipeline, load_pipeline
 
 
 def sample(
@@ -28,7 +28,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     out: str = "samples.png",
-    row: Literal["mean", "std", "sample", "denoised"] | None = None,
+    row: Literal["mean", "std", "sample", "denoised", "generated"] | None = None,
     prior: PriorName | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -37,7 +37,7 @@ def sample(
     """Draw images from a checkpoint.
 
     Args:
-        checkpoint: file of either stage.
+        checkpoint: file of either stage, or of a plain GAN, whose row is `generated`.
         n: number of images.
         seed: image i depends on (seed, i) alone.
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3).
@@ -63,11 +63,9 @@ def sample(
         raise InputError(
             f"sample: --row {row}: {checkpoint} is of stage {card.stage} and has {', '.join(pipeline.rows)}"
         )
-    if prior not in (None, *pipeline.prior.names):
-        raise InputError(
-            f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.prior.names)}; "
-            "stage 1 learns its prior when its budget is seen"
-        )
+    if prior not in (None, *pipeline.priors):
+        why = "stage 1 learns its prior when its budget is seen" if pipeline.vae else "a plain GAN has no other"
+        raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -96,7 +94,7 @@ def sample(
 
 
 def draw_batches(
-    pipeline: Pipeline, n: int, seed: int, prior: PriorName | None, batch_size: int
+    pipeline: Pipeline | PlainPipeline, n: int, seed: int, prior: PriorName | None, batch_size: int
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
     firsts = range(0, n, batch_size)

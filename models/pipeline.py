@@ -1,4 +1,5 @@
 """From seeds to pictures: the VAE, its prior and, after stage 2, the denoiser, as one network with one file format.
+Beside it the control that has none of them, the generator of a plain GAN.
 
 A checkpoint of either stage says what it is under the key `degrain`, so that it loads with nothing but itself.
 """
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from models.denoiser import Denoiser
 from models.errors import InputError
 from models.gaussian import Gaussian
+from models.generator import Generator, GeneratorConfig
 from models.latent_prior import LatentPrior, PriorName
 from models.layers import PyramidConfig
 from models.randomness import noise_of_images
 from models.vae import VAE, VAEConfig
 
 ROWS = ("mean", "std", "sample", "denoised")
-"""The rows of every picture of generated images, in this order."""
+"""The rows of every picture of generated images, in this order; a plain GAN's have one, `generated`."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,16 @@ class Card:
     """What a checkpoint says of itself.
 
     Args:
-        stage: `vae`, `gan` or `toy`.
+        stage: `vae`, `gan`, `plain_gan` or `toy`.
         size: image side in pixels.
         images_seen: training images seen in this stage.
-        vae: fields of the VAEConfig; of a toy its settings.
+        vae: fields of the VAEConfig; of a toy its settings, of a plain GAN nothing.
         denoiser: fields of the denoiser's PyramidConfig, after stage 2.
         data: what the data module says of its data.
         tracked_run: id of the run in W&B, which training goes on with.
+        noise: whether the denoiser sees the draw's noise.
+        loss: of the denoiser or the generator: `relativistic`, `classic` or `l2`.
+        generator: fields of a plain GAN's GeneratorConfig.
     """
 
     stage: str
@@ -44,6 +49,9 @@ class Card:
     denoiser: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
     tracked_run: str | None = None
+    noise: bool = True
+    loss: str = "relativistic"
+    generator: dict[str, Any] | None = None
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
@@ -69,6 +77,11 @@ class Pipeline(nn.Module):
         """Names of the rows that `render` gives."""
         return ROWS if self.denoiser is not None else ROWS[:3]
 
+    @property
+    def priors(self) -> tuple[PriorName, ...]:
+        """The priors that z can be drawn from, the best one last."""
+        return self.prior.names
+
     def render(self, p: Gaussian, noise: Tensor) -> dict[str, Tensor]:
         """The rows for one draw of each p(x|z); noise and every row are (B, 3, H, W), in [0, 1] units, not clipped."""
         images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
@@ -85,12 +98,41 @@ class Pipeline(nn.Module):
         Args:
             seed: non-negative.
             numbers: which images.
-            prior: one of `self.prior.names`, by default the best.
+            prior: one of `self.priors`, by default the best.
         """
         device = self.prior.mean.device
         latent_noise = noise_of_images(seed, numbers, 0, (self.vae.config.latent,)).to(device)
         pixel_noise = noise_of_images(seed, numbers, 1, (3, self.vae.size, self.vae.size)).to(device)
         return self.render(self.vae.decode(self.prior(latent_noise, prior)), pixel_noise)
+
+
+class PlainPipeline(nn.Module):
+    """The generator of a plain GAN, and how images are drawn from it: the same interface, with one row and one prior.
+
+    Args:
+        generator: from z ~ N(0, I).
+    """
+
+    rows: tuple[str, ...] = ("generated",)
+    priors: tuple[PriorName, ...] = ("standard",)
+    vae = None
+    """There is none, and so there are no reconstructions."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    @torch.inference_mode()
+    def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
+        """Images number `numbers` of a seed; the noise of image i is a function of (seed, i).
+
+        Raises:
+            InputError: another prior than `standard`.
+        """
+        if prior not in (None, *self.priors):
+            raise InputError(f"prior {prior}: a plain GAN draws z from N(0, I) alone; take prior standard")
+        z = noise_of_images(seed, numbers, 0, (self.generator.config.latent,))
+        return {"generated": self.generator(z.to(next(self.generator.parameters()).device))}
 
 
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
@@ -125,14 +167,17 @@ def load_vae(path: str | Path) -> tuple[Card, VAE, LatentPrior]:
     """Stage 1 from a checkpoint of either stage.
 
     Raises:
-        InputError: see read_checkpoint.
+        InputError: see read_checkpoint; or it is a plain GAN's.
     """
     card, pipeline = load_pipeline(path)
+    if pipeline.vae is None:
+        raise InputError(f"checkpoint {path}: is a plain GAN's, which has no VAE; give one of stage 1 or 2")
     return card, pipeline.vae, pipeline.prior
 
 
-def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
-    """Everything that a checkpoint can draw, in evaluation mode on the CPU; of the denoiser its moving average.
+def load_pipeline(path: str | Path) -> tuple[Card, Pipeline | PlainPipeline]:
+    """Everything that a checkpoint can draw, in evaluation mode on the CPU; of what was trained against a discriminator
+    or as a control of it, the moving average.
 
     Raises:
         InputError: see read_checkpoint.
@@ -140,11 +185,15 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
     card, state = read_checkpoint(path)
     if card.stage == "toy":
         raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
+    if card.generator is not None:
+        generator = Generator(card.size, GeneratorConfig(**card.generator))
+        generator.load_state_dict(part(state, "ema.module."))
+        return card, PlainPipeline(generator).eval()
     config = card.vae_config()
     vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
     vae.load_state_dict(part(state, "vae."))
     prior.load_state_dict(part(state, "prior."))
     if card.denoiser is not None:
-        denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser))
+        denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser), card.noise)
         denoiser.load_state_dict(part(state, "ema.module."))
     return card, Pipeline(vae, prior, denoiser).eval()

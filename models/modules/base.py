@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from models.errors import InputError
-from models.pipeline import Card, Pipeline
+from models.pipeline import Card, Pipeline, PlainPipeline
 from models.randomness import generator, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
@@ -203,7 +203,7 @@ class ImageModule(Recipe):
         """Named terms of held-out images, per sample, (B,)."""
 
     @abstractmethod
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> Pipeline | PlainPipeline:
         """The networks that a reader of the checkpoint would draw with."""
 
     def configure_callbacks(self) -> list[Callback]:
