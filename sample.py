@@ -22,7 +22,7 @@ from models.errors import InputError
 from models.export import SUFFIX
 from models.latent_prior import PriorName
 from models.pictures import as_pictures, panel
-from models.pipeline import Pipeline, exported, load_pipeline
+from models.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
 
 Batches = Iterator[tuple[int, dict[str, torch.Tensor]]]
 
@@ -32,7 +32,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     out: str | None = None,
-    row: Literal["mean", "std", "sample", "denoised"] | None = None,
+    row: Literal["mean", "std", "sample", "denoised", "generated"] | None = None,
     prior: PriorName | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -42,7 +42,7 @@ def sample(
     """Draw images from a checkpoint, or export it.
 
     Args:
-        checkpoint: file of either stage, or an export of one.
+        checkpoint: file of either stage, or of a plain GAN, whose row is `generated`; or an export of one.
         n: number of images.
         seed: image i depends on (seed, i) alone.
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
@@ -74,11 +74,9 @@ def sample(
         raise InputError(
             f"sample: --row {row}: {checkpoint} is of stage {card.stage} and has {', '.join(pipeline.rows)}"
         )
-    if prior not in (None, *pipeline.prior.names):
-        raise InputError(
-            f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.prior.names)}; "
-            "stage 1 learns its prior when its budget is seen"
-        )
+    if prior not in (None, *pipeline.priors):
+        why = "stage 1 learns its prior when its budget is seen" if pipeline.vae else "a plain GAN has no other"
+        raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -123,7 +121,9 @@ def write_images(out: str, batches: Batches, row: str) -> None:
     print(f"wrote: {out}")
 
 
-def draw_batches(pipeline: Pipeline, n: int, seed: int, prior: PriorName | None, batch_size: int) -> Batches:
+def draw_batches(
+    pipeline: Pipeline | PlainPipeline, n: int, seed: int, prior: PriorName | None, batch_size: int
+) -> Batches:
     """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
     firsts = range(0, n, batch_size)
     for first in tqdm(firsts, "sampling", unit="batch", disable=len(firsts) < 2):

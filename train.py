@@ -134,7 +134,7 @@ class CLI(LightningCLI):
         Raises:
             InputError: fit of stage 2, which needs its discriminator.
         """
-        if self.subcommand == "fit" and self.card.stage == "gan":
+        if self.subcommand == "fit" and self.card.stage != "vae":
             raise InputError(
                 f"checkpoint {path}: an export of stage 2 holds no discriminator, without which fit cannot go on; "
                 f"go on from the last.ckpt that it was made of, or train a new stage 2 on its VAE by --model.vae {path}"

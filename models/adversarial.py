@@ -5,6 +5,8 @@ Huang et al. 2024, equations 2 and 5). The spread term is ours: it makes Var_eps
 Axes: B batch, K draws of one z, C channels, H height, W width.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import reduce
@@ -12,10 +14,23 @@ from torch import Tensor
 
 from models.errors import InputError
 
+AdversarialLoss = Literal["relativistic", "classic"]
+"""R3GAN's pairing, or the non-saturating loss of 2014 (Goodfellow et al.)."""
+
 
 def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
     """softplus(-(real - fake)), the discriminator's loss per pair of logits; the generator's is the same, swapped."""
     return F.softplus(fake - real)
+
+
+def discriminator_loss(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
+    """D's loss per pair of logits, any shape; the classic one is softplus(-real) + softplus(fake)."""
+    return relativistic_loss(real, fake) if loss == "relativistic" else F.softplus(-real) + F.softplus(fake)
+
+
+def generator_loss(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
+    """G's loss per pair of logits, any shape; the classic one is softplus(-fake), whatever the real one's."""
+    return relativistic_loss(fake, real) if loss == "relativistic" else F.softplus(-fake)
 
 
 def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
@@ -25,6 +40,11 @@ def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return 0.5 * reduce(gradient.float().square(), "b c h w -> b", "sum")
+
+
+def squared_error(draws: Tensor, target: Tensor) -> Tensor:
+    """(draws - target)^2 averaged over draws and pixels, (B,), for (K, B, C, H, W) and (B, C, H, W): no adversary."""
+    return reduce((draws - target).square(), "k b c h w -> b", "mean")
 
 
 def variance_over_noise(draws: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.modules.base import ImageModule, write_figures
 from models.pictures import panel
+from models.pipeline import Pipeline
 
 
 class ImagesProgressBar(TQDMProgressBar):
@@ -58,7 +59,7 @@ class ImagesProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, module: ImageModule) -> dict[str, str]:
         """The last training losses, named."""
-        shown = ("distortion", "rate", "d_loss", "g_loss", "variance_ratio")
+        shown = ("distortion", "rate", "d_loss", "g_loss", "l2", "variance_ratio")
         values = {name: trainer.callback_metrics.get(f"train/{name}") for name in shown}
         return {name: f"{value:.4g}" for name, value in values.items() if value is not None}
 
@@ -137,8 +138,8 @@ class Checkpoints(Callback):
 
 
 class Pictures(Callback):
-    """At validation, panels of prior draws and of reconstructions, from the same z and photographs every time, and the
-    module's figures.
+    """At validation, panels of prior draws, of reconstructions where there is a VAE, and the module's figures; from the
+    same z and photographs every time.
 
     Args:
         folder: where the pictures are written, as IMAGES_SEEN-draws.png and IMAGES_SEEN-reconstructions.png.
@@ -153,13 +154,9 @@ class Pictures(Callback):
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
         pipeline = module.pipeline()
-        photographs = self.photographs(trainer, module)
-        posterior = pipeline.vae.encode(photographs).mean
-        noise = torch.randn(photographs.shape, generator=torch.Generator().manual_seed(self.seed)).to(module.device)
-        panels = {
-            "draws": panel(pipeline.draw(self.seed, range(self.count))),
-            "reconstructions": panel({"data": photographs, **pipeline.render(pipeline.vae.decode(posterior), noise)}),
-        }
+        panels = {"draws": panel(pipeline.draw(self.seed, range(self.count)))}
+        if pipeline.vae is not None:
+            panels["reconstructions"] = panel(self.reconstructions(pipeline, self.photographs(trainer, module)))
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, picture in panels.items():
             picture.save(self.folder / f"{module.images_seen:09d}-{name}.png")
@@ -169,6 +166,12 @@ class Pictures(Callback):
         figures = module.figures()
         paths = {name: self.folder / f"{module.images_seen:09d}-{name}.png" for name in figures}
         write_figures(figures, paths, trainer, module.images_seen)
+
+    def reconstructions(self, pipeline: Pipeline, photographs: Tensor) -> dict[str, Tensor]:
+        """The photographs, and the rows for the mean of each one's q(z|x)."""
+        noise = torch.randn(photographs.shape, generator=torch.Generator().manual_seed(self.seed))
+        p = pipeline.vae.decode(pipeline.vae.encode(photographs).mean)
+        return {"data": photographs, **pipeline.render(p, noise.to(photographs.device))}
 
     def photographs(self, trainer: pl.Trainer, module: ImageModule) -> Tensor:
         """The first held-out images, (count, 3, H, W)."""

@@ -22,11 +22,12 @@ class Denoiser(nn.Module):
     Args:
         size: image side in pixels, a power of two from 32 to 256.
         config: widths, blocks and patch of both halves.
+        noise: whether U sees the noise, or zeros in its place: then G is a function of the mean and the std.
     """
 
-    def __init__(self, size: int, config: PyramidConfig) -> None:
+    def __init__(self, size: int, config: PyramidConfig, noise: bool = True) -> None:
         super().__init__()
-        self.size, self.config = size, config
+        self.size, self.config, self.noise = size, config, noise
         widths = config.channels(size)
         stem = nn.Conv2d(9 * config.patch**2, widths[0], 3, padding=1)
         self.stem = nn.Sequential(nn.PixelUnshuffle(config.patch), stem)
@@ -54,6 +55,7 @@ class Denoiser(nn.Module):
         Returns:
             Images (B, 3, H, W) in [0, 1] units, not clipped.
         """
+        noise = noise if self.noise else torch.zeros_like(noise)
         h = self.stem(torch.cat([noise, condition(p)], dim=1))
         skips = []
         for stage in self.downs:

@@ -18,15 +18,16 @@ class Discriminator(nn.Module):
     Args:
         size: image side in pixels, a power of two from 32 to 256.
         config: widths, blocks and patch, the mirror of the denoiser's first half.
+        conditional: whether D sees more than the residual; a plain GAN's D does not.
     """
 
-    def __init__(self, size: int, config: PyramidConfig) -> None:
+    def __init__(self, size: int, config: PyramidConfig, conditional: bool = True) -> None:
         super().__init__()
-        self.size, self.config = size, config
+        self.size, self.config, self.conditional = size, config, conditional
         widths = config.channels(size)
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(config.patch),
-            nn.Conv2d(12 * config.patch**2, widths[0], 3, padding=1),
+            nn.Conv2d((12 if conditional else 3) * config.patch**2, widths[0], 3, padding=1),
         ]
         for i, width in enumerate(widths):
             layers += [down(widths[i - 1], width)] if i else []
@@ -38,5 +39,5 @@ class Discriminator(nn.Module):
 
     def forward(self, residual: Tensor, p: Gaussian) -> Tensor:
         """Logits (B,) for standardised residuals (B, 3, H, W) under p, mean and logstd (B, 3, H, W)."""
-        image = 2 * p.sample(residual) - 1
-        return self.layers(torch.cat([residual, image, condition(p)], dim=1)).float().squeeze(1)
+        seen = [residual, 2 * p.sample(residual) - 1, condition(p)] if self.conditional else [residual]
+        return self.layers(torch.cat(seen, dim=1)).float().squeeze(1)

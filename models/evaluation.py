@@ -172,7 +172,8 @@ class EvaluationReport:
             lines.append(f"{row:>24}" + cells(values, METRICS))
             if any(name.endswith("_std") for name in values):
                 lines.append(f"{'std over seeds':>24}" + cells(values, [f"{name}_std" for name in METRICS]))
-        lines.append(f"{'prior, its means':>24}" + "".join(f"{name:>15}" for name in RUNG))
+        if self.ladder:
+            lines.append(f"{'prior, its means':>24}" + "".join(f"{name:>15}" for name in RUNG))
         for prior in dict.fromkeys(name.split("/")[0] for name in self.ladder):
             lines.append(f"{prior:>24}" + cells(self.ladder, [f"{prior}/{name}" for name in RUNG]))
         return "\n".join(lines)

@@ -119,16 +119,19 @@ class Evaluator(Callback):
             drawn = sets.draws(pipeline, seed, self.n)
             first = first or {row: images.features for row, images in drawn.items()}
             self.compare(trainer, f"draws of seed {seed}", rows, drawn)
-        once = sets.reconstructions(pipeline, len(real.features))
-        self.compare(trainer, "reconstructions", rows, once | ({"train": train} if train else {}))
-        *others, best = pipeline.prior.names
-        means = {prior: sets.means(pipeline, prior, self.n) for prior in others} | {best: first["mean"]}
+        once, ladder = {}, {}
+        if pipeline.vae is not None:
+            once = sets.reconstructions(pipeline, len(real.features))
+            *others, best = pipeline.priors
+            means = {prior: sets.means(pipeline, prior, self.n) for prior in others} | {best: first["mean"]}
+            ladder = prior_ladder(means, once["reconstruction"].features) if trainer.is_global_zero else {}
+        self.compare(trainer, "what is there once", rows, once | ({"train": train} if train else {}))
         if trainer.is_global_zero:
             module.evaluation = EvaluationReport(
                 about=self.about(data.describe(), module),
                 notes=self.notes,
                 rows=rows.summary(),
-                ladder=prior_ladder(means, once["reconstruction"].features),
+                ladder=ladder,
                 spectra=rows.spectra,
                 neighbours={} if train is None else self.neighbours(data, pipeline, first, train.features),
             )

@@ -1,4 +1,5 @@
 """From seeds to pictures: the VAE, its prior and, after stage 2, the denoiser, as one network.
+Beside it the control that has none of them, the generator of a plain GAN.
 
 A checkpoint of either stage says what it is under the key `degrain`, so that it loads with nothing but itself. It is
 what training wrote, or an export of that: the weights that images are drawn with, in the file of models/export.py.
@@ -18,19 +19,20 @@ from models import export
 from models.denoiser import Denoiser
 from models.errors import InputError
 from models.gaussian import Gaussian
+from models.generator import Generator, GeneratorConfig
 from models.latent_prior import LatentPrior, PriorName
 from models.layers import PyramidConfig
 from models.randomness import noise_of_images
 from models.vae import VAE, VAEConfig
 
 ROWS = ("mean", "std", "sample", "denoised")
-"""The rows of every picture of generated images, in this order."""
+"""The rows of every picture of generated images, in this order; a plain GAN's have one, `generated`."""
 
 DRAW_STREAMS, PHOTOGRAPH_STREAMS = (0, 1), (2, 3)
 """Streams of the noise of an image: of its latents and of its pixels; of draws, and of photographs by their number."""
 
-PARTS = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module."}
-"""Where a checkpoint has the networks of a pipeline; of the denoiser its moving average."""
+PARTS = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module.", "generator": "ema.module."}
+"""Where a checkpoint has the networks of a pipeline; of what was trained against a discriminator its moving average."""
 
 UNREADABLE = (
     RuntimeError,
@@ -50,15 +52,18 @@ class Card:
     """What a checkpoint says of itself.
 
     Args:
-        stage: `vae`, `gan` or `toy`.
+        stage: `vae`, `gan`, `plain_gan` or `toy`.
         size: image side in pixels.
         images_seen: training images seen in this stage.
-        vae: fields of the VAEConfig; of a toy its settings.
+        vae: fields of the VAEConfig; of a toy its settings, of a plain GAN nothing.
         denoiser: fields of the denoiser's PyramidConfig, after stage 2.
         data: what the data module says of its data.
         tracked_run: id of the run in W&B, which training goes on with.
         exported: of an export what it holds, in words.
         warm_from: images seen when the optimizers were new, which is not 0 after an export.
+        noise: whether the denoiser sees the draw's noise.
+        loss: of the denoiser or the generator: `relativistic`, `classic` or `l2`.
+        generator: fields of a plain GAN's GeneratorConfig.
     """
 
     stage: str
@@ -70,6 +75,9 @@ class Card:
     tracked_run: str | None = None
     exported: str | None = None
     warm_from: int = 0
+    noise: bool = True
+    loss: str = "relativistic"
+    generator: dict[str, Any] | None = None
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
@@ -77,7 +85,23 @@ class Card:
         return VAEConfig(**{**self.vae, **pyramids})
 
 
-class Pipeline(nn.Module):
+class Drawer(nn.Module):
+    """Networks that a checkpoint has by name."""
+
+    def load(self, state: dict[str, Tensor], path: str | Path) -> None:
+        """Take over the weights of a checkpoint of either stage.
+
+        Raises:
+            InputError: they are another architecture's.
+        """
+        try:
+            for name, network in self.named_children():
+                network.load_state_dict(part(state, PARTS[name]))
+        except RuntimeError:
+            raise InputError(f"checkpoint {path}: its {name} was written by another version of degrain") from None
+
+
+class Pipeline(Drawer):
     """Decoder, prior and denoiser, and how images are drawn from them.
 
     Args:
@@ -95,24 +119,17 @@ class Pipeline(nn.Module):
         """Names of the rows that `render` gives."""
         return ROWS if self.denoiser is not None else ROWS[:3]
 
+    @property
+    def priors(self) -> tuple[PriorName, ...]:
+        """The priors that z can be drawn from, the best one last."""
+        return self.prior.names
+
     def render(self, p: Gaussian, noise: Tensor) -> dict[str, Tensor]:
         """The rows for one draw of each p(x|z); noise and every row are (B, 3, H, W), in [0, 1] units, not clipped."""
         images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
         if self.denoiser is not None:
             images["denoised"] = self.denoiser(noise, p)
         return images
-
-    def load(self, state: dict[str, Tensor], path: str | Path) -> None:
-        """Take over the weights of a checkpoint of either stage.
-
-        Raises:
-            InputError: they are another architecture's.
-        """
-        try:
-            for name, network in self.named_children():
-                network.load_state_dict(part(state, PARTS[name]))
-        except RuntimeError:
-            raise InputError(f"checkpoint {path}: its {name} was written by another version of degrain") from None
 
     @torch.inference_mode()
     def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
@@ -123,7 +140,7 @@ class Pipeline(nn.Module):
         Args:
             seed: non-negative.
             numbers: which images.
-            prior: one of `self.prior.names`, by default the best.
+            prior: one of `self.priors`, by default the best.
         """
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
         return self.render(self.vae.decode(self.prior(latent_noise, prior)), pixel_noise)
@@ -142,6 +159,35 @@ class Pipeline(nn.Module):
         shapes = (self.vae.config.latent,), (3, self.vae.size, self.vae.size)
         pairs = zip(streams, shapes, strict=True)
         return [noise_of_images(seed, numbers, stream, shape).to(self.prior.mean.device) for stream, shape in pairs]
+
+
+class PlainPipeline(Drawer):
+    """The generator of a plain GAN, and how images are drawn from it: the same interface, with one row and one prior.
+
+    Args:
+        generator: from z ~ N(0, I).
+    """
+
+    rows: tuple[str, ...] = ("generated",)
+    priors: tuple[PriorName, ...] = ("standard",)
+    vae = None
+    """There is none, and so there are no reconstructions."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    @torch.inference_mode()
+    def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
+        """Images number `numbers` of a seed; the noise of image i is a function of (seed, i).
+
+        Raises:
+            InputError: another prior than `standard`.
+        """
+        if prior not in (None, *self.priors):
+            raise InputError(f"prior {prior}: a plain GAN draws z from N(0, I) alone; take prior standard")
+        z = noise_of_images(seed, numbers, DRAW_STREAMS[0], (self.generator.config.latent,))
+        return {"generated": self.generator(z.to(next(self.generator.parameters()).device))}
 
 
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
@@ -178,7 +224,8 @@ def exported(path: str | Path) -> bytes:
     """
     load_pipeline(path)  # or it is refused here
     card, state = read_checkpoint(path)
-    networks = "VAE, prior and the denoiser's moving average" if card.denoiser else "VAE and prior"
+    of_stage = {"vae": "VAE and prior", "gan": "VAE, prior and the denoiser's moving average"}
+    networks = of_stage.get(card.stage, "the generator's moving average")
     held = f"{networks}, nothing else of training; {export.PRECISION}"
     card = replace(card, tracked_run=None, warm_from=0, exported=held)
     return export.to_bytes(asdict(card), drawn_with(state))
@@ -198,14 +245,17 @@ def load_vae(path: str | Path) -> tuple[Card, VAE, LatentPrior]:
     """Stage 1 from a checkpoint of either stage.
 
     Raises:
-        InputError: see read_checkpoint.
+        InputError: see read_checkpoint; or it is a plain GAN's.
     """
     card, pipeline = load_pipeline(path)
+    if pipeline.vae is None:
+        raise InputError(f"checkpoint {path}: is a plain GAN's, which has no VAE; give one of stage 1 or 2")
     return card, pipeline.vae, pipeline.prior
 
 
-def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
-    """Everything that a checkpoint can draw, in evaluation mode on the CPU; of the denoiser its moving average.
+def load_pipeline(path: str | Path) -> tuple[Card, Pipeline | PlainPipeline]:
+    """Everything that a checkpoint can draw, in evaluation mode on the CPU; of what was trained against a discriminator
+    or as a control of it, the moving average.
 
     Raises:
         InputError: see read_checkpoint.
@@ -213,10 +263,14 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline]:
     card, state = read_checkpoint(path)
     if card.stage == "toy":
         raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
+    if card.generator is not None:
+        plain = PlainPipeline(Generator(card.size, GeneratorConfig(**card.generator)))
+        plain.load(state, path)
+        return card, plain.eval()
     config = card.vae_config()
     vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
     if card.denoiser is not None:
-        denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser))
+        denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser), card.noise)
     pipeline = Pipeline(vae, prior, denoiser)
     pipeline.load(state, path)
     return card, pipeline.eval()

@@ -7,7 +7,15 @@ import torch
 from einops import einsum, reduce
 from torch import Tensor, nn
 
-from models.adversarial import gradient_penalty, relativistic_loss, spread_loss, variance_ratio
+from models.adversarial import (
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    relativistic_loss,
+    spread_loss,
+    squared_error,
+    variance_ratio,
+)
 from models.errors import InputError
 
 SHAPE = (2, 3, 16, 16)
@@ -44,6 +52,27 @@ def test_relativistic_loss_values():
     torch.testing.assert_close(relativistic_loss(real, fake), want)
     # Both players' losses differ by the margin: softplus(t) - softplus(-t) = t.
     torch.testing.assert_close(relativistic_loss(fake, real) - relativistic_loss(real, fake), real - fake)
+
+
+def test_the_classic_losses_are_those_of_a_logistic_regression():
+    real, fake = normal(50, seed=5), normal(50, seed=6)
+    logits, labels = torch.cat([real, fake]), torch.cat([torch.ones(50), torch.zeros(50)]).double()
+    entropies = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    torch.testing.assert_close(discriminator_loss("classic", real, fake), entropies[:50] + entropies[50:])
+    wants = nn.functional.binary_cross_entropy_with_logits(fake, torch.ones(50).double(), reduction="none")
+    torch.testing.assert_close(generator_loss("classic", real, fake), wants)  # D's error on fakes, labelled real
+
+
+def test_both_players_of_the_relativistic_loss_want_the_margin():
+    real, fake = normal(50, seed=5), normal(50, seed=6)
+    torch.testing.assert_close(discriminator_loss("relativistic", real, fake), relativistic_loss(real, fake))
+    torch.testing.assert_close(generator_loss("relativistic", real, fake), relativistic_loss(fake, real))
+
+
+def test_squared_error_is_the_mean_over_draws_and_pixels():
+    draws, target = normal(4, *SHAPE, seed=3), normal(*SHAPE, seed=4)
+    want = [(draws[:, i] - target[i]).square().mean() for i in range(SHAPE[0])]
+    torch.testing.assert_close(squared_error(draws, target), torch.stack(want))
 
 
 def test_gradient_penalty_of_a_quadratic():

@@ -132,10 +132,9 @@ def test_stage_2_moves_both_networks_and_the_average_and_neither_vae_nor_prior(t
     assert optimised[0] == nets[0] and optimised[1] == nets[1]
 
 
-@pytest.mark.parametrize("penalty_every", [1, 1000])
-def test_each_step_moves_its_own_network_alone(trained, monkeypatch, penalty_every):
+def watch(module: ImageModule, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
+    """What each step of D and of G will have moved, in the order of the steps, as the module trains."""
     moves: list[tuple[str, set[str]]] = []
-    module = gan(trained, budget=3 * STEP, penalty_every=penalty_every)
 
     def watched(name: str):
         step = getattr(module, name)
@@ -150,6 +149,13 @@ def test_each_step_moves_its_own_network_alone(trained, monkeypatch, penalty_eve
 
     watched("discriminator_step")
     watched("generator_step")
+    return moves
+
+
+@pytest.mark.parametrize("penalty_every", [1, 1000])
+def test_each_step_moves_its_own_network_alone(trained, monkeypatch, penalty_every):
+    module = gan(trained, budget=3 * STEP, penalty_every=penalty_every)
+    moves = watch(module, monkeypatch)
     fit(module, portraits(trained))
     assert moves == [("discriminator_step", {"discriminator"}), ("generator_step", {"denoiser"})] * 3
     assert all(value.requires_grad for value in module.discriminator.parameters())

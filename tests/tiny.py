@@ -1,5 +1,6 @@
-"""Runs of both stages so small that a test can afford them: 32-pixel portraits, networks of 8 channels, one core."""
+"""Runs of both stages and the controls that a test can afford: 32-pixel portraits, networks of 8 channels, one core."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,26 @@ def gan_config(root: Path) -> dict[str, Any]:
     return vae_config(root) | {"name": "gan", "model": model}
 
 
-CONFIGS = {"vae": vae_config, "gan": gan_config}
+def control_config(root: Path, **settings: Any) -> dict[str, Any]:
+    """A control of stage 2, without its spread term."""
+    config = gan_config(root)
+    config["model"]["init_args"] |= {"spread_weight": 0, **settings}
+    return config
+
+
+def plain_gan_config(root: Path) -> dict[str, Any]:
+    """The GAN from z."""
+    networks = {"generator": NET | {"latent": 4}, "discriminator": dict(NET)}
+    model = {"budget": BUDGET, "validate_every": LEG, "penalty_every": 2, **networks}
+    return vae_config(root) | {"model": {"class_path": "models.modules.PlainGANModule", "init_args": model}}
+
+
+CONTROLS = {
+    "l2": partial(control_config, loss="l2"),
+    "mean": partial(control_config, noise=False),
+    "plain_gan": plain_gan_config,
+}
+CONFIGS = {"vae": vae_config, "gan": gan_config, **CONTROLS}
 
 
 def write(path: Path, config: dict[str, Any]) -> Path:
@@ -55,7 +75,7 @@ def run(root: Path, stage: str, *options: str, subcommand: str = "fit") -> Path:
 
     A test draws no images unless an option asks for it.
     """
-    config = CONFIGS[stage](root)
+    config = CONFIGS[stage](root) | {"name": stage}
     if subcommand == "test" and not any(option.startswith("--evaluation") for option in options):
         options = ("--evaluation.off", "true", *options)
     train.main([subcommand, "-c", str(write(root / f"{stage}.yaml", config)), *options])

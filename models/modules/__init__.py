@@ -2,6 +2,7 @@
 
 from models.modules.collapse import CollapseModule
 from models.modules.gan import GANModule
+from models.modules.plain_gan import PlainGANModule
 from models.modules.toy import ToyGridModule
 from models.modules.toy_gan import ToyGANModule
 from models.modules.toy_mixture import ToyMixtureModule
@@ -12,6 +13,7 @@ from models.modules.vae import VAEModule
 __all__ = [
     "CollapseModule",
     "GANModule",
+    "PlainGANModule",
     "ToyGANModule",
     "ToyGridModule",
     "ToyMixtureModule",

@@ -17,7 +17,7 @@ from models import figures
 from models.errors import InputError
 from models.evaluation import EvaluationReport
 from models.pictures import panel
-from models.pipeline import Card, Pipeline, drawn_with
+from models.pipeline import Card, Pipeline, PlainPipeline, drawn_with
 from models.randomness import generator, noise_of_images, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
@@ -223,7 +223,7 @@ class ImageModule(Recipe):
         """Named terms of held-out images, per sample, (B,)."""
 
     @abstractmethod
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> Pipeline | PlainPipeline:
         """The networks that a reader of the checkpoint would draw with."""
 
     def take_over(self, card: Card, state: dict[str, Tensor], path: str) -> None:

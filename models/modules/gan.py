@@ -1,51 +1,53 @@
-"""Stage 2: the GAN that denoises draws from the frozen VAE's distribution p(x|z)."""
+"""Stage 2: the GAN that denoises draws from the frozen VAE's distribution p(x|z), and two of its controls."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
-from models.adversarial import gradient_penalty, relativistic_loss, spread_loss, variance_ratio
+from models.adversarial import AdversarialLoss, spread_loss, squared_error, variance_ratio
 from models.denoiser import Denoiser
 from models.discriminator import Discriminator
 from models.errors import InputError
-from models.gaussian import Gaussian, dequantised
+from models.gaussian import Gaussian
 from models.layers import PyramidConfig
-from models.modules.base import ImageModule
+from models.modules.adversary import DRAWS, Adversary
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
 
-DRAWS = 2
-"""Denoisings of each z in a training step: the least that a variance over noise can be estimated from."""
 
-
-class GANModule(ImageModule):
+class GANModule(Adversary):
     """Relativistic GAN with both zero-centred gradient penalties, conditional on p(x|z), and a spread term.
 
     Positives are photographs' residuals (x - mu)/sigma for z ~ q(z|x), negatives the denoiser's for the same z.
+    Its controls are the L2 denoiser (`loss` l2), which ends at about the mean of x given the draw's z, and the GAN on
+    the mean only (`noise` false), which has one answer to each z: a variance ratio of 0, and so none is logged.
 
     Args:
         vae: checkpoint of stage 1 (or of stage 2, whose VAE is taken); it is frozen.
         size: image side in pixels; set by the data, must be the VAE's.
         denoiser: widths, blocks and patch of the denoiser G.
-        discriminator: widths, blocks and patch of the discriminator D.
+        discriminator: widths, blocks and patch of the discriminator D; with loss l2 there is none.
         budget: training images to see in all; schedules are shares of it. A larger budget continues a finished run.
         validate_every: images between validations.
         learning_rate: Adam's for both networks, after the warm-up.
         warmup: share of the budget over which the learning rate rises from 0.
         decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
-        penalty_weight: gamma, the weight of both gradient penalties, in units of the standardised residual.
+        penalty_weight: gamma, the weight of the gradient penalties, in units of the standardised residual.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2.
         ema_images: half-life of the denoiser's moving average, in images.
         ratio_images: held-out images for the variance ratio at validation.
         ratio_draws: denoisings of each z for the variance ratio at validation.
         seed: of all noise in training and validation.
+        loss: `relativistic`, with both penalties; `classic`, the non-saturating one of 2014, with R1 alone; or `l2`,
+            the squared error |G - x|^2 / sigma^2 to the photograph, without a discriminator.
+        noise: whether G sees the draw's noise, or zeros in its place.
 
     Raises:
-        InputError: an argument out of range, no readable stage-1 checkpoint at `vae`, or one of another size.
+        InputError: an argument out of range, arguments that contradict each other, no readable stage-1 checkpoint at
+            `vae`, or one of another size.
     """
 
     def __init__(
@@ -66,28 +68,43 @@ class GANModule(ImageModule):
         ratio_images: int = 64,
         ratio_draws: int = 8,
         seed: int = 0,
+        loss: AdversarialLoss | Literal["l2"] = "relativistic",
+        noise: bool = True,
     ) -> None:
-        super().__init__(budget, validate_every, learning_rate, warmup, decay, seed)
-        if penalty_weight < 0 or spread_weight < 0:
+        clock = (budget, validate_every, learning_rate, warmup, decay, seed)
+        super().__init__(loss, penalty_weight, penalty_every, ema_images, *clock)
+        if ratio_images < 1 or ratio_draws < 2:
             raise InputError(
-                f"model: penalty_weight ({penalty_weight}) and spread_weight ({spread_weight}) must not be negative"
+                f"model: ratio_images ({ratio_images}) must be at least 1, ratio_draws ({ratio_draws}) at least 2"
             )
-        if min(penalty_every, ema_images, ratio_images) < 1 or ratio_draws < 2:
-            raise InputError(
-                f"model: penalty_every ({penalty_every}), ema_images ({ema_images}), ratio_images ({ratio_images}) "
-                f"must be at least 1, ratio_draws ({ratio_draws}) at least 2"
-            )
-        self.automatic_optimization = False
-        self.penalty_weight, self.penalty_every, self.spread_weight = penalty_weight, penalty_every, spread_weight
-        self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
+        self.spread_weight, self.ratio_images, self.ratio_draws = spread_weight, ratio_images, ratio_draws
+        self.refuse_contradictions(noise)
         card, self.vae, self.prior = load_vae(vae)
         if card.size != size:
             raise InputError(f"model.vae {vae}: made for {card.size} pixels, the data have {size}; set data.size")
         self.vae.requires_grad_(False).eval()
-        self.denoiser = Denoiser(size, denoiser)
-        self.discriminator = Discriminator(size, discriminator)
-        self.ema_images = ema_images
-        self.ema = AveragedModel(self.denoiser).requires_grad_(False)
+        self.denoiser = Denoiser(size, denoiser, noise)
+        self.discriminator = None if loss == "l2" else Discriminator(size, discriminator)
+        self.ema = self.average()
+
+    def refuse_contradictions(self, noise: bool) -> None:
+        """Refuse a spread term that is out of range or works against the loss, with the reason.
+
+        Raises:
+            InputError: which, and the way out.
+        """
+        if self.spread_weight < 0:
+            raise InputError(f"model: spread_weight ({self.spread_weight}) must not be negative")
+        if self.spread_weight and self.loss == "l2":
+            raise InputError(
+                f"model: spread_weight ({self.spread_weight}) holds the variance over noise that loss l2 takes away; "
+                f"take spread_weight 0 or another loss"
+            )
+        if self.spread_weight and not noise:
+            raise InputError(
+                f"model: spread_weight ({self.spread_weight}) holds a variance over noise, and with noise false G sees "
+                f"none; take spread_weight 0 or noise true"
+            )
 
     def train(self, mode: bool = True) -> "GANModule":
         super().train(mode)
@@ -96,82 +113,53 @@ class GANModule(ImageModule):
 
     # Loss terms.
 
+    @property
+    def player(self) -> nn.Module:
+        return self.denoiser
+
+    def condition(self, x: Tensor, rng: torch.Generator) -> Gaussian:
+        """p(x|z) for one z ~ q(z|x) of each image."""
+        return self.decoded(x, self.normal((len(x), self.vae.config.latent), rng))
+
     @torch.no_grad()
-    def condition(self, x: Tensor, noise: Tensor) -> Gaussian:
-        """p(x|z) for one z ~ q(z|x) of each image, made of standard normal noise (B, D)."""
+    def decoded(self, x: Tensor, noise: Tensor) -> Gaussian:
+        """p(x|z) for the z ~ q(z|x) of each image that standard normal noise (B, D) makes."""
         return self.vae.decode(self.vae.encode(x).sample(noise))
 
-    def penalties(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:
-        """R1 on the photographs' residuals and R2 on the denoiser's, per sample; in float32 whatever the precision."""
-        with torch.autocast(self.device.type, enabled=False):
-            return {
-                name: gradient_penalty(self.discriminator(leaf, p), leaf)
-                for name, leaf in (("r1", real.detach().requires_grad_()), ("r2", fake.detach().requires_grad_()))
-            }
+    def noise_of(self, p: Gaussian, count: int, rng: torch.Generator) -> Tensor:
+        """`count` noises for each p, (K, B, 3, H, W)."""
+        batch, *shape = p.mean.shape
+        return rearrange(self.normal((batch, count, *shape), rng), "b k c h w -> k b c h w")
+
+    def draws(self, p: Gaussian, rng: torch.Generator) -> Tensor:
+        """Denoisings of several draws; of a single one where G sees no noise and all would be the same."""
+        return self.denoiser.draws(self.noise_of(p, DRAWS if self.denoiser.noise else 1, rng), p)
+
+    def beside(self, draws: Tensor, p: Gaussian) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The spread term, where there is noise."""
+        if not self.denoiser.noise:
+            return super().beside(draws, p)
+        spread = spread_loss(draws, p.std)
+        return self.spread_weight * spread, {"spread": spread, "variance_ratio": variance_ratio(draws, p.std)}
 
     # Training.
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x, rng = self.pixels(batch), self.train_rng()
-        p = self.condition(x, self.normal((len(x), self.vae.config.latent), rng))
-        # Dequantised, or D would tell photographs by the 8-bit grid.
-        real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
-        noise = rearrange(self.normal((len(x), DRAWS, *x.shape[1:]), rng), "b k c h w -> k b c h w")
-        draws = self.denoiser.draws(noise, p)  # (K, B, C, H, W)
-        fakes = (draws - p.mean) / p.std
-        pair = p.repeat(DRAWS)
-        fake = rearrange(fakes, "k b c h w -> (k b) c h w")
+    def play(self, real: Tensor, draws: Tensor, p: Gaussian, penalise: bool) -> dict[str, Tensor]:
+        return self.l2_step(real, draws, p) if self.loss == "l2" else super().play(real, draws, p, penalise)
 
-        penalise = self.images_seen // self.global_batch(batch) % self.penalty_every == 0
-        d_terms = self.discriminator_step(real, fake.detach(), p, pair, penalise)
-        g_terms = self.generator_step(real, fake, draws, p, pair)
-        self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
-        self.ema.update_parameters(self.denoiser)
-        self.tick(batch)
-        self.log_terms("train", {**d_terms, **g_terms, "variance_ratio": variance_ratio(draws, p.std)})
-
-    def discriminator_step(
-        self, real: Tensor, fake: Tensor, p: Gaussian, pair: Gaussian, penalise: bool
-    ) -> dict[str, Tensor]:
-        """One step of D; `fake` and `pair` are (K B, ...), draws of the B conditions p one after another."""
-        optimizer, _ = self.optimizers()
-        real_logits, fake_logits = self.discriminator(real, p).repeat(DRAWS), self.discriminator(fake, pair)
-        adversarial = relativistic_loss(real_logits, fake_logits)
-        terms = {"margin": real_logits - fake_logits, "d_loss": adversarial}
-        loss = adversarial.mean()
-        if penalise:
-            penalties = self.penalties(real, fake[: len(real)], p)
-            loss = loss + self.penalty_weight * self.penalty_every * sum(penalties.values()).mean()
-            terms |= penalties
-        self.step(optimizer, loss)
-        return terms
-
-    def generator_step(
-        self, real: Tensor, fake: Tensor, draws: Tensor, p: Gaussian, pair: Gaussian
-    ) -> dict[str, Tensor]:
-        """One step of G, against the discriminator as it now is."""
-        _, optimizer = self.optimizers()
-        self.discriminator.requires_grad_(False)
-        with torch.no_grad():
-            real_logits = self.discriminator(real, p).repeat(DRAWS)
-        adversarial = relativistic_loss(self.discriminator(fake, pair), real_logits)
-        spread = spread_loss(draws, p.std)
-        self.step(optimizer, adversarial.mean() + self.spread_weight * spread)
-        self.discriminator.requires_grad_(True)
-        return {"g_loss": adversarial, "spread": spread}
-
-    def step(self, optimizer: Any, loss: Tensor) -> None:
-        """One optimiser step on a loss."""
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+    def l2_step(self, real: Tensor, draws: Tensor, p: Gaussian) -> dict[str, Tensor]:
+        """One step of G towards the photographs, alone."""
+        error = squared_error((draws - p.mean) / p.std, real)
+        self.step(self.optimizers(), error.mean())
+        return {"l2": error, **self.beside(draws, p)[1]}
 
     # Validation.
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, (latents, pixels) = self.pixels(batch), PHOTOGRAPH_STREAMS
-        p = self.condition(x, self.held_out_noise(batch, latents, (self.vae.config.latent,)))
-        count = int((batch["index"] < self.ratio_images).sum())  # the first of all held-out images
+        p = self.decoded(x, self.held_out_noise(batch, latents, (self.vae.config.latent,)))
+        # The first of all held-out images.
+        count = int((batch["index"] < self.ratio_images).sum()) if self.denoiser.noise else 0
         draws = self.ratio_draws if count else 1
         noise = rearrange(self.held_out_noise(batch, pixels, (draws, *x.shape[1:])), "b k c h w -> k b c h w")
         denoised = self.ema.module(noise[0], p)
@@ -180,28 +168,30 @@ class GANModule(ImageModule):
             "standardised_error": reduce(fake.square(), "b c h w -> b", "mean"),
             "standardised_error_of_data": reduce(real.square(), "b c h w -> b", "mean"),
         }
-        if self.discriminator is not None:
-            terms["margin"] = self.discriminator(real, p) - self.discriminator(fake, p)
-        few, ratio = Gaussian(p.mean[:count], p.logstd[:count]), torch.zeros((), device=self.device)
-        if count:
-            ratio = variance_ratio(self.ema.module.draws(noise[:, :count], few), few.std).mean()
-        # In every batch, of no weight in most: a process that never logged it would keep the others waiting.
-        name = f"{'test' if self.trainer.testing else 'val'}/variance_ratio"
-        self.log(name, ratio, batch_size=float(count), sync_dist=True, on_epoch=True, on_step=False)
+        terms |= {"l2": squared_error(fake[None], real)} if self.loss == "l2" else self.margins(real, fake, p)
+        if self.denoiser.noise:
+            self.log_variance_ratio(noise[:, :count], Gaussian(p.mean[:count], p.logstd[:count]))
         return terms
+
+    def log_variance_ratio(self, noise: Tensor, p: Gaussian) -> None:
+        """Of the first held-out images, noise (K, B, 3, H, W) for p (B, 3, H, W), which most batches have none of.
+
+        Such a batch logs it too, with no weight: a process that never did would keep the others waiting.
+        """
+        ratio = variance_ratio(self.ema.module.draws(noise, p), p.std).mean() if len(p.mean) else torch.zeros(())
+        name = f"{'test' if self.trainer.testing else 'val'}/variance_ratio"
+        weight = float(len(p.mean))
+        self.log(name, ratio.to(self.device), batch_size=weight, sync_dist=True, on_epoch=True, on_step=False)
 
     # Pictures, checkpoints, optimizers.
 
     def pipeline(self) -> Pipeline:
         return Pipeline(self.vae, self.prior, self.ema.module)
 
-    def take_over(self, card: Card, state: dict[str, Tensor], path: str) -> None:
-        super().take_over(card, state, path)
-        self.discriminator = None  # an export has none, and a new one's margin would say nothing
-
     def card(self) -> Card:
         vae, denoiser = asdict(self.vae.config), asdict(self.denoiser.config)
-        return Card("gan", self.vae.size, self.images_seen, vae, denoiser)
+        of_stage_2 = {"denoiser": denoiser, "noise": self.denoiser.noise, "loss": self.loss}
+        return Card("gan", self.vae.size, self.images_seen, vae, **of_stage_2)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [self.adam(network, betas=(0.0, 0.99)) for network in (self.discriminator, self.denoiser)]
+        return [self.adam(self.denoiser)] if self.loss == "l2" else super().configure_optimizers()

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import repeat
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from models import toy_figures
+from models.adversarial import discriminator_loss, generator_loss
 from models.ensemble import Duel, EnsembleMLP, as_images, clip_members
 from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_floor
@@ -175,10 +175,10 @@ class ToyMixtureModule(ToyAdversary):
         duel, nothing = self.classic, x[..., :0]
         fake = duel.generator(noise, nothing)
         real_logits, fake_logits = duel.judge(as_images(x), nothing), duel.judge(as_images(fake.detach()), nothing)
-        d_loss = F.softplus(-real_logits) + F.softplus(fake_logits)
+        d_loss = discriminator_loss("classic", real_logits, fake_logits)
         self.step(optimizers[1], d_loss.mean())
         duel.discriminator.requires_grad_(False)
-        g_loss = F.softplus(-duel.judge(as_images(fake), nothing))
+        g_loss = generator_loss("classic", real_logits, duel.judge(as_images(fake), nothing))
         self.step(optimizers[0], g_loss.mean())
         duel.discriminator.requires_grad_(True)
         return {"classic_d_loss": d_loss, "classic_g_loss": g_loss}

@@ -1,0 +1,162 @@
+"""What the GAN that denoises and its control without a VAE share: the steps of D and G, penalties, the average of G."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.adversarial import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty
+from models.discriminator import Discriminator
+from models.errors import InputError
+from models.gaussian import Gaussian, dequantised
+from models.modules.base import ImageModule
+from models.pipeline import Card
+
+DRAWS = 2
+"""Draws of each z in a training step: the least that a variance over noise can be estimated from."""
+
+
+class Adversary(ImageModule):
+    """A generator G, whose moving average is what counts, against a discriminator D.
+
+    D judges residuals (image - mean)/std under a Gaussian p: the decoder's of each image, or one for all images. A
+    recipe says what p is, which network plays G, and how it draws; and it makes `discriminator` and `ema`.
+
+    Args:
+        loss: what both play.
+        penalty_weight: gamma, the weight of the gradient penalties: R1, and R2 if the loss is relativistic.
+        penalty_every: steps between gradient penalties, whose weight is multiplied by it.
+        ema_images: half-life of G's moving average, in images.
+        clock: see Recipe.
+
+    Raises:
+        InputError: an argument out of range.
+    """
+
+    discriminator: Discriminator | None
+    ema: AveragedModel
+
+    def __init__(
+        self, loss: AdversarialLoss, penalty_weight: float, penalty_every: int, ema_images: int, *clock: Any
+    ) -> None:
+        super().__init__(*clock)
+        if penalty_weight < 0:
+            raise InputError(f"model: penalty_weight ({penalty_weight}) must not be negative")
+        if min(penalty_every, ema_images) < 1:
+            raise InputError(f"model: penalty_every ({penalty_every}) and ema_images ({ema_images}) must be at least 1")
+        self.automatic_optimization = False
+        self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
+        self.ema_images = ema_images
+
+    # What a recipe says.
+
+    @property
+    @abstractmethod
+    def player(self) -> nn.Module:
+        """The network that plays G."""
+
+    @abstractmethod
+    def condition(self, x: Tensor, rng: torch.Generator) -> Gaussian:
+        """The Gaussian that each image's residual is of, mean and logstd (B, 3, H, W)."""
+
+    @abstractmethod
+    def draws(self, p: Gaussian, rng: torch.Generator) -> Tensor:
+        """Images of G for a training step, K for each p, (K, B, C, H, W), in [0, 1] units."""
+
+    # Loss terms.
+
+    def penalties(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:
+        """R1 on the photographs' residuals and R2 on G's, per sample; in float32 whatever the precision.
+
+        The classic loss has R1 alone, as is usual (Mescheder et al. 2018).
+        """
+        leaves = {"r1": real.detach().requires_grad_()}
+        if self.loss == "relativistic":
+            leaves["r2"] = fake.detach().requires_grad_()
+        with torch.autocast(self.device.type, enabled=False):
+            return {name: gradient_penalty(self.discriminator(leaf, p), leaf) for name, leaf in leaves.items()}
+
+    def beside(self, draws: Tensor, p: Gaussian) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """What G's loss has beside the adversarial one, weighted; and what is to be logged of it."""
+        return 0.0, {}
+
+    # Training.
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        x, rng = self.pixels(batch), self.train_rng()
+        p = self.condition(x, rng)
+        # Dequantised, or D would tell photographs by the 8-bit grid.
+        real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
+        draws = self.draws(p, rng)  # (K, B, C, H, W)
+        penalise = self.images_seen // self.global_batch(batch) % self.penalty_every == 0
+        terms = self.play(real, draws, p, penalise)
+        self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
+        self.ema.update_parameters(self.player)
+        self.tick(batch)
+        self.log_terms("train", terms)
+
+    def play(self, real: Tensor, draws: Tensor, p: Gaussian, penalise: bool) -> dict[str, Tensor]:
+        """A step of D, then one of G, for residuals of photographs (B, ...) and images of G (K, B, ...)."""
+        fake = rearrange((draws - p.mean) / p.std, "k b c h w -> (k b) c h w")
+        pair = p.repeat(len(draws))
+        d_terms = self.discriminator_step(real, fake.detach(), p, pair, penalise)
+        return {**d_terms, **self.generator_step(real, fake, draws, p, pair)}
+
+    def discriminator_step(
+        self, real: Tensor, fake: Tensor, p: Gaussian, pair: Gaussian, penalise: bool
+    ) -> dict[str, Tensor]:
+        """One step of D; `fake` and `pair` are (K B, ...), draws of the B conditions p one after another."""
+        optimizer, _ = self.optimizers()
+        real_logits = self.discriminator(real, p).repeat(len(fake) // len(real))
+        fake_logits = self.discriminator(fake, pair)
+        adversarial = discriminator_loss(self.loss, real_logits, fake_logits)
+        terms = {"margin": real_logits - fake_logits, "d_loss": adversarial}
+        loss = adversarial.mean()
+        if penalise:
+            penalties = self.penalties(real, fake[: len(real)], p)
+            loss = loss + self.penalty_weight * self.penalty_every * sum(penalties.values()).mean()
+            terms |= penalties
+        self.step(optimizer, loss)
+        return terms
+
+    def generator_step(
+        self, real: Tensor, fake: Tensor, draws: Tensor, p: Gaussian, pair: Gaussian
+    ) -> dict[str, Tensor]:
+        """One step of G, against the discriminator as it now is."""
+        _, optimizer = self.optimizers()
+        self.discriminator.requires_grad_(False)
+        with torch.no_grad():
+            real_logits = self.discriminator(real, p).repeat(len(draws))
+        adversarial = generator_loss(self.loss, real_logits, self.discriminator(fake, pair))
+        beside, terms = self.beside(draws, p)
+        self.step(optimizer, adversarial.mean() + beside)
+        self.discriminator.requires_grad_(True)
+        return {"g_loss": adversarial, **terms}
+
+    def step(self, optimizer: Any, loss: Tensor) -> None:
+        """One optimiser step on a loss."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    # Validation, optimizers.
+
+    def margins(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:
+        """`margin`, D(real) - D(fake), (B,), for residuals under the same p; nothing where there is no D."""
+        if self.discriminator is None:
+            return {}
+        return {"margin": self.discriminator(real, p) - self.discriminator(fake, p)}
+
+    def take_over(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        super().take_over(card, state, path)
+        self.discriminator = None  # an export has none, and a new one's margin would say nothing
+
+    def average(self) -> AveragedModel:
+        """A moving average of G, which starts as G itself."""
+        return AveragedModel(self.player).requires_grad_(False)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.adam(network, betas=(0.0, 0.99)) for network in (self.discriminator, self.player)]
