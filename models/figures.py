@@ -136,6 +136,7 @@ ROW_STYLES = {
     "mean": {"color": MEAN},
     "sample": {"color": SAMPLE},
     "denoised": {"color": DENOISED},
+    "generated": {"color": DENOISED},
     "reconstruction": {"color": MEAN, "ls": "--"},
     "reconstruction_denoised": {"color": DENOISED, "ls": "--"},
     "train": {"color": INK, "ls": ":"},

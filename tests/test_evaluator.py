@@ -70,6 +70,14 @@ def metrics(folder: Path) -> dict[str, float | str]:
 # --- what a test leaves
 
 
+def test_a_plain_gan_has_one_row_and_no_ladder(root, net):
+    tiny.run(root, "plain_gan", f"--model.budget={tiny.BATCH}", "--runs", str(root / "plain"))
+    folder = evaluated(root, "plain_gan", "--runs", str(root / "plain"))
+    found = metrics(root / "plain/plain_gan")
+    assert {name.split("/")[1] for name in found if name.endswith("/kernel")} == {"generated", "train"}
+    assert not any(name.startswith("test/prior") for name in found) and folder.name == "plain_gan"
+
+
 @pytest.mark.parametrize("stage", ["vae", "gan"])
 def test_a_test_leaves_rows_a_ladder_and_pictures(root, net, capsys, stage):
     folder = evaluated(root, stage)

@@ -22,6 +22,9 @@ from models.randomness import generator, noise_of_images, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
+POSITION = ("images_seen", "data", "tracked_run", "exported", "warm_from", "budget")
+"""What a card says of a run's position, in which it may differ from the config's."""
+
 
 class Recipe(pl.LightningModule):
     """A recipe whose position is `images_seen` alone; in the toys an image is a vector.
@@ -80,7 +83,7 @@ class Recipe(pl.LightningModule):
         return len(next(iter(batch.values()))) * self.trainer.world_size
 
     def scheduled_rate(self) -> float:
-        """The learning rate now: linear warm-up of new optimizers, constant, half-cosine decay to 0."""
+        """The learning rate now: linear warm-up, also where a finished run goes on, constant, half-cosine decay to 0."""
         warm = self.progress - self.warm_from / self.budget
         rise = min(1.0, (warm + 1e-3) / (self.warmup + 1e-3))
         fall = max(0.0, (self.progress - (1 - self.decay)) / self.decay) if self.decay else 0.0
@@ -152,7 +155,7 @@ class Recipe(pl.LightningModule):
         own = drawn_with(self.state_dict()) if card.exported else self.state_dict()
         mine, theirs = ({**leaves(asdict(c)), **shapes(s)} for c, s in ((self.card(), own), (card, state)))
         for name in (*theirs, *mine):
-            of_the_position = name.split(".")[0] in ("images_seen", "data", "tracked_run", "exported", "warm_from")
+            of_the_position = name.split(".")[0] in POSITION
             of_the_position |= name.startswith("prior.mixture.")  # there at the end of stage 1
             if not of_the_position and theirs.get(name) != mine.get(name):
                 said = f"its {name} is {theirs.get(name)}, the config says {mine.get(name)}"
@@ -160,13 +163,17 @@ class Recipe(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = self.logger.version if self.logger is not None else None
-        of_the_run = {"data": self.data_description(), "tracked_run": run, "warm_from": self.warm_from}
+        of_the_run = {"data": self.data_description(), "tracked_run": run}
+        of_the_run |= {"warm_from": self.warm_from, "budget": self.budget}
         checkpoint["degrain"] = asdict(replace(self.card(), **of_the_run))
         checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.images_seen = checkpoint["degrain"]["images_seen"]
-        self.warm_from = checkpoint["degrain"].get("warm_from", 0)
+        card = checkpoint["degrain"]
+        self.images_seen = card["images_seen"]
+        # At the end of its budget the learning rate was 0, and Adam's moments are those of small gradients.
+        finished = card["images_seen"] >= card["budget"]
+        self.warm_from = card["images_seen"] if finished else card["warm_from"]
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
