@@ -1,9 +1,11 @@
 """Networks that turn images into the features that the metrics compare, and a cache of what was computed from them."""
 
+import ctypes
 import hashlib
 import json
 import os
 import pickle
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -88,6 +90,7 @@ class EfficientNetFeatures(FeatureNet):
         del net._fc
         self.net = net.requires_grad_(False).to(memory_format=torch.channels_last)  # faster on a CPU
         self.eval()
+        keep_freed_memory()
 
     def features(self, levels: Tensor) -> Tensor:
         x = levels.to(torch.float32, memory_format=torch.channels_last)
@@ -171,6 +174,18 @@ def features_of(net: FeatureNet, images: Tensor, batch: int = 16) -> Tensor:
     """
     device = next(net.parameters()).device
     return torch.cat([net(rows.to(device)).cpu() for rows in images.split(batch)])
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for what comes next: on a CPU it halves the time of features at 224 pixels.
+
+    Otherwise each layer's output is fresh memory, whose pages the kernel clears one by one. Nothing where the library is
+    not glibc.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "mallopt"):
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            library.mallopt(parameter, 1 << 30)
 
 
 def _read_weights(name: str, path: Path) -> dict[str, Tensor]:
