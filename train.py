@@ -27,6 +27,7 @@ from data.cache import DataError
 from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
 from models.console import OneLineParser, cause, fail
 from models.errors import InputError
+from models.modules.modes import CountModes
 from models.pipeline import Card, read_checkpoint
 from models.tracking import Mode, make_tracker
 
@@ -101,6 +102,8 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
         callbacks += [ImagesProgressBar(), FinalValues(self.folder / "metrics.json")]
+        if self.subcommand == "test":
+            callbacks.append(CountModes())
         config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
         if self.subcommand == "fit":
             tracked = self.card.tracked_run if self.card else None

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NETWORKS = ("denoiser", "discriminator", "ensemble", "features", "layers", "pictures", "pipeline", "vae")
+NETWORKS = (
+    "denoiser",
+    "digit_classifier",
+    "discriminator",
+    "ensemble",
+    "features",
+    "layers",
+    "pictures",
+    "pipeline",
+    "vae",
+)
 RECIPES = ("callbacks", "console", "tracking")  # and the package models.modules
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
 SOURCES = sorted(path.relative_to(ROOT) for top in ("models", "data") for path in (ROOT / top).rglob("*.py"))
