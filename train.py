@@ -29,6 +29,7 @@ from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictur
 from models.console import OneLineParser, cause, fail
 from models.errors import InputError
 from models.evaluator import Evaluator
+from models.modules.modes import CountModes
 from models.pipeline import Card, read_checkpoint
 from models.tracking import Mode, make_tracker
 
@@ -114,6 +115,8 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
         callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
+        if self.subcommand == "test":
+            callbacks.insert(1, CountModes())  # before the values are written
         config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
         if self.subcommand == "fit":
             tracked = self.card.tracked_run if self.card else None

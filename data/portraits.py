@@ -13,11 +13,11 @@ import numpy as np
 
 from data.cache import DataError
 from data.drawing import REGIONS, VERSION, draw_portrait
+from data.numbered import NumberedSource
 
 MIN_SIZE = 16
 MAX_NOISE = 0.1  # planted std; beyond it less than a fifth of the contrast would be left
 NOISE_MARGIN = 4.0  # in units of the largest planted std, kept free at both ends of [0, 1]
-FIRST_ITEM = {"train": 0, "valid": 10**9, "test": 2 * 10**9}  # far apart: a larger count moves no face
 
 
 def planted_std(regions: np.ndarray, noise: dict[str, float]) -> np.ndarray:
@@ -25,7 +25,7 @@ def planted_std(regions: np.ndarray, noise: dict[str, float]) -> np.ndarray:
     return np.array([noise.get(name, 0) for name in REGIONS], np.float32)[regions]
 
 
-class PortraitSource:
+class PortraitSource(NumberedSource):
     """Drawn faces, as many as wanted. Face i of a seed is the same person at every size and for every count.
 
     With `noise`, the pixels of each region get independent Gaussian noise of a known std. To keep clipping
@@ -47,26 +47,16 @@ class PortraitSource:
         seed: int = 0,
         noise: dict[str, float] | None = None,
     ) -> None:
-        for what, value, least in (("count", count, 1), ("valid_count", valid_count, 1), ("seed", seed, 0)):
-            if not least <= value <= 10**9:
-                raise DataError(f"portraits: {what} {value} is not in {least}..{10**9}")
+        super().__init__("portraits", count, valid_count, seed)
         for region, std in (noise or {}).items():
             if region not in REGIONS:
                 known = ", ".join(REGIONS)
                 raise DataError(f"portraits: noise on unknown region {region!r}; choose from {known}")
             if not 0 <= std <= MAX_NOISE:
                 raise DataError(f"portraits: noise {std} on {region} is not in 0..{MAX_NOISE} of [0, 1]")
-        self.counts = {"train": count, "valid": valid_count, "test": valid_count}
-        self.seed = seed
         self.noise = dict(sorted(noise.items())) if noise else None
         digest = hashlib.sha256(json.dumps(self.noise).encode()).hexdigest()
         self.name = f"portraits-s{seed}" + (f"-noise-{digest[:8]}" if noise else "")
-
-    def items(self, split: str) -> range:
-        """Ids of the faces of "train", "valid" or "test"; no two splits share one."""
-        if split not in FIRST_ITEM:
-            raise DataError(f"portraits: no split {split!r}; choose from {', '.join(FIRST_ITEM)}")
-        return range(FIRST_ITEM[split], FIRST_ITEM[split] + self.counts[split])
 
     def fingerprint(self, split: str) -> str:
         """Everything that decides the pixels of `split`, as one line of JSON."""

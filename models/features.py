@@ -179,8 +179,8 @@ def features_of(net: FeatureNet, images: Tensor, batch: int = 16) -> Tensor:
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed for what comes next: on a CPU it halves the time of features at 224 pixels.
 
-    Otherwise each layer's output is fresh memory, whose pages the kernel clears one by one. Nothing where the library is
-    not glibc.
+    Otherwise each layer's output is fresh memory, whose pages the kernel clears one by one. Nothing where the library
+    is not glibc.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "mallopt"):

@@ -60,7 +60,7 @@ class Card:
         data: what the data module says of its data.
         tracked_run: id of the run in W&B, which training goes on with.
         exported: of an export what it holds, in words.
-        warm_from: images seen when the learning rate last rose from 0, which is not 0 after an export or a finished run.
+        warm_from: images seen when the learning rate last rose from 0: not 0 after an export or a finished run.
         budget: training images that were to be seen in all.
         noise: whether the denoiser sees the draw's noise.
         loss: of the denoiser or the generator: `relativistic`, `classic` or `l2`.

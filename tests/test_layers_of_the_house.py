@@ -7,7 +7,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = (
-    "denoiser", "discriminator", "ensemble", "export", "features", "generator", "layers", "pictures", "pipeline", "vae"
+    "denoiser",
+    "digit_classifier",
+    "discriminator",
+    "ensemble",
+    "export",
+    "features",
+    "generator",
+    "layers",
+    "pictures",
+    "pipeline",
+    "vae",
 )
 RECIPES = ("callbacks", "console", "evaluator", "tracking")  # and the package models.modules
 LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")

@@ -416,9 +416,10 @@ def test_every_config_trains_a_step_of_its_own_networks(root, path):
     if written["data"]["class_path"].startswith("data.gaussian"):
         pytest.skip("toys have tests of their own")
     size, model, kind = written["data"]["init_args"]["size"], written["model"], written["data"]["class_path"]
-    options = {"count": 4, "valid_count": 4} if kind.endswith("Portraits") else {"valid_share": 0.5}
-    if not kind.endswith("Portraits"):
-        options |= {"root": folder_of_images(root / "images", size)}
+    if kind.endswith(("Portraits", "StackedMNIST")):
+        options = {"count": 4, "valid_count": 4}
+    else:
+        options = {"valid_share": 0.5, "root": folder_of_images(root / "images", size)}
     options |= {"cache": root / "own-cache", "batch_size": 2, "eval_batch_size": 4}
     arguments = [f"--data.{name}={value}" for name, value in options.items()]
     if "vae" in model["init_args"]:

