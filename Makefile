@@ -1,6 +1,7 @@
 # Two commands: `make demo` trains both stages on drawn portraits and samples, `make test` lints and tests.
-# Each makes .venv first if there is none; PYTHON chooses the interpreter (3.11 or newer).
+# Each makes .venv first if there is none; PYTHON chooses the interpreter (3.11 or newer), WORKERS the processes of tests.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: demo test
@@ -15,7 +16,7 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
