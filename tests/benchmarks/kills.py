@@ -114,7 +114,7 @@ class Killer:
         return time.monotonic() - start
 
     def killed(self, name: str) -> bool:
-        """Whether it was killed within half a run's length, before its end; if so, says in a line where and what is left."""
+        """Whether it was killed, within half a run's length, before its end; a line says where, and what is left."""
         try:
             self.run(name, self.random.uniform(0, self.seconds / 2))
         except subprocess.TimeoutExpired:
