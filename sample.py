@@ -6,7 +6,6 @@ python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
 python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # everything takes it like a checkpoint
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from models.console import OneLineParser, fail
 from models.errors import InputError
 from models.export import SUFFIX
+from models.files import replacing
 from models.latent_prior import PriorName
 from models.pictures import as_pictures, panel
 from models.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
@@ -110,14 +110,14 @@ def write_images(out: str, batches: Batches, row: str) -> None:
             for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
                 Image.fromarray(picture).save(target / f"{i:06d}.png")
     elif target.suffix == ".npz":
-        write(
-            target,
-            lambda file: np.savez(file, images=np.concatenate([as_pictures(row, rows[row]) for _, rows in batches])),
-        )
+        images = np.concatenate([as_pictures(row, rows[row]) for _, rows in batches])
+        with replacing(target) as part:
+            np.savez(part, images=images)
     else:
         drawn = [rows for _, rows in batches]
         picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
-        write(target, lambda file: picture.save(file, "png"))
+        with replacing(target) as part:
+            picture.save(part)
     print(f"wrote: {out}")
 
 
@@ -134,17 +134,9 @@ def draw_batches(
 def write_export(checkpoint: str, target: Path) -> None:
     """Write the export of a checkpoint and say how large it is."""
     content = exported(checkpoint)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write(target, lambda file: file.write(content))
+    with replacing(target) as part:
+        part.write_bytes(content)
     print(f"exported: {target} ({len(content):,} bytes)")
-
-
-def write(path: Path, save) -> None:
-    """Write a file under another name and rename it, so that what was there survives a failure."""
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        save(file)
-    os.replace(temporary, path)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -29,6 +29,7 @@ from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictur
 from models.console import OneLineParser, cause, fail
 from models.errors import InputError
 from models.evaluator import Evaluator
+from models.files import replacing
 from models.modules.modes import CountModes
 from models.pipeline import Card, read_checkpoint
 from models.tracking import Mode, make_tracker
@@ -49,9 +50,8 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             text = self.parser.dump(self.config, skip_none=False)
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(text)
+            with replacing(Path(trainer.default_root_dir) / "config.yaml") as part:
+                part.write_text(text)
             for logger in trainer.loggers:
                 logger.log_config(yaml.safe_load(text))
 
@@ -121,7 +121,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit":
             tracked = self.card.tracked_run if self.card else None
             tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, tracked)
-            config["logger"] = tracker or False
+            config |= {"logger": tracker or False, "enable_checkpointing": True}
             checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
         return super()._instantiate_trainer(config, callbacks)
@@ -202,6 +202,12 @@ def main(args: list[str] | None = None) -> None:
         raise
     except SIGTERMException:  # while measuring; its own exit code is 0
         sys.exit(143)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # the Trainer's exit code is 1
+            sys.exit(130)
+        raise
 
 
 if __name__ == "__main__":

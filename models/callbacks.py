@@ -1,21 +1,23 @@
 """What happens beside the training: progress counted in images, checkpoints, pictures, the file of final values."""
 
 import json
-import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from models.files import replacing
 from models.modules.base import ImageModule, write_figures
 from models.pictures import panel
 from models.pipeline import Pipeline
@@ -82,11 +84,27 @@ class Lines:
         pass
 
 
-class Checkpoints(Callback):
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What asks a run to stop: Ctrl-C, the end of a job, and what clusters can send before they take a machine away."""
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, beside what they replace; Lightning's pass through the system's /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as part, open(part, "wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of torch's writer, when the file's own error has passed through it
+                raise OSError("the disk is full, or failed") from error
+
+
+class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` in the run's folder: after every validation, and between them every few minutes.
 
-    A checkpoint is written under another name and renamed, so that a kill at any moment leaves a whole one.
-    Ctrl-C or SIGTERM ends the run after the batch, or the validation, that is under way, with a checkpoint.
+    A kill at any moment leaves a whole one, see models/files.py. A signal that asks to stop ends the run with a
+    checkpoint and exit code 128 + its number, after the batch or the validation that is under way, the prior's fit
+    included. The last checkpoint is the last file to be written: who has seen the budget has all other files, too.
 
     Args:
         path: the file.
@@ -95,28 +113,28 @@ class Checkpoints(Callback):
 
     def __init__(self, path: Path, minutes: float = 5.0) -> None:
         self.path, self.seconds, self.saved_at = path, 60 * minutes, time.monotonic()
-        self.interrupted = False
+        self.signal = 0  # that asked the run to stop
+
+    def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = WholeFiles()
 
     def on_train_start(self, *_) -> None:
+        """Take over the signals, also from Lightning, which on SLURM would save in the midst of a step."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):  # the Trainer puts the old handlers back at its end
+            for number in STOPPING:  # the Trainer puts the old handlers back at its end
                 signal.signal(number, self.interrupt)
 
-    def interrupt(self, *_) -> None:
-        """Ask the run to stop; a second time, stop where it stands."""
-        if self.interrupted:
+    def interrupt(self, number: int, _: Any = None) -> None:
+        """Ask the run to stop; a second Ctrl-C stops it where it stands."""
+        if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.interrupted = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        self.signal = self.signal or number
+        with suppress(RuntimeError, OSError):  # the signal may have come in the midst of another print
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint; all processes take part, the first one writes."""
-        temporary = self.path.with_suffix(".part")
-        trainer.save_checkpoint(temporary, weights_only=False)
-        if trainer.is_global_zero:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
@@ -125,16 +143,21 @@ class Checkpoints(Callback):
             self.save_and_stop(trainer, due=time.monotonic() - self.saved_at > self.seconds)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        self.save_and_stop(trainer, due=True)
+        if module.images_seen < module.budget:
+            self.save_and_stop(trainer, due=True)
+
+    def on_train_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
+        self.save(trainer)
 
     def save_and_stop(self, trainer: pl.Trainer, due: bool) -> None:
         """Save if it is due or the run was asked to stop, which it then does; the first process decides for all."""
-        due, stop = trainer.strategy.broadcast((due, self.interrupted))
-        if due or stop:
+        due, number = trainer.strategy.broadcast((due, self.signal))
+        if due or number:
             self.save(trainer)
-        if stop:
-            print(f"stopped; {self.path} is up to date, and --ckpt_path last goes on from it", file=sys.stderr)
-            raise KeyboardInterrupt
+        if number:
+            if trainer.is_global_zero:
+                print(f"stopped; {self.path} is up to date, and --ckpt_path last goes on from it", file=sys.stderr)
+            raise SystemExit(128 + number)
 
 
 class Pictures(Callback):
@@ -157,9 +180,9 @@ class Pictures(Callback):
         panels = {"draws": panel(pipeline.draw(self.seed, range(self.count)))}
         if pipeline.vae is not None:
             panels["reconstructions"] = panel(self.reconstructions(pipeline, self.photographs(trainer, module)))
-        self.folder.mkdir(parents=True, exist_ok=True)
         for name, picture in panels.items():
-            picture.save(self.folder / f"{module.images_seen:09d}-{name}.png")
+            with replacing(self.folder / f"{module.images_seen:09d}-{name}.png") as part:
+                picture.save(part)
         for logger in trainer.loggers:
             if hasattr(logger, "log_pictures"):
                 logger.log_pictures(panels, module.images_seen)
@@ -199,9 +222,7 @@ class FinalValues(Callback):
             values = {name: value for name, value in values.items() if not name.startswith("test/")}
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
         values |= metrics | facts | {"images_seen": module.images_seen}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".part")
-        temporary.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
-        os.replace(temporary, self.path)
+        with replacing(self.path) as part:
+            part.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
 
     on_validation_end = on_train_end = on_test_end = write

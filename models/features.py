@@ -3,7 +3,6 @@
 import ctypes
 import hashlib
 import json
-import os
 import pickle
 import sys
 import zipfile
@@ -20,6 +19,7 @@ from einops import reduce
 from torch import Tensor, nn
 
 from models.errors import InputError
+from models.files import replacing
 from models.metrics import eight_bit
 
 FeatureNetName = Literal["efficientnet-lite0", "inception"]
@@ -262,9 +262,10 @@ def cached_statistics(
         return kept
     statistics = {name: tensor.detach().cpu() for name, tensor in compute().items()}
     try:
-        _write(path, {name: tensor.numpy() for name, tensor in statistics.items()} | {"key": np.array(key.text)})
-    except OSError as error:
-        print(f"statistics: {path} is not kept ({error}); check space and permissions", flush=True)
+        with replacing(path) as part:
+            np.savez(part, **{name: tensor.numpy() for name, tensor in statistics.items()}, key=np.array(key.text))
+    except InputError as error:
+        print(f"statistics: not kept: {error}", flush=True)
     return statistics
 
 
@@ -281,17 +282,3 @@ def _read(path: Path, key: StatisticsKey) -> dict[str, Tensor] | None:
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         print(f"statistics: computing {path} anew: it is damaged ({error})", flush=True)
     return None
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes under another name, then renames: a kill at any point leaves no half file under the right one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

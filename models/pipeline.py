@@ -207,8 +207,9 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
+        kind = type(error).__name__
         raise InputError(
-            f"checkpoint {path}: cannot be read ({type(error).__name__}): truncated or no checkpoint"
+            f"checkpoint {path}: cannot be read ({kind}): truncated or no checkpoint; take a copy or train it anew"
         ) from None
     if not isinstance(checkpoint, dict) or "degrain" not in checkpoint:
         raise InputError(f"checkpoint {path}: was not written by degrain (it has no key `degrain`)")

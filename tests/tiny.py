@@ -1,8 +1,10 @@
 """Runs of both stages and the controls that a test can afford: 32-pixel portraits, networks of 8 channels, one core."""
 
+import os
+import signal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +12,7 @@ import yaml
 
 import train
 
+Where = Literal["training", "validation", "checkpoint"]
 BATCH, BUDGET, LEG = 8, 96, 48  # images: 12 steps, two legs
 NET = {"widths": [8, 8], "patch": 4}
 
@@ -87,6 +90,36 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "last.ckpt", weights_only=True)
 
 
+def assert_equal_states(one: Any, other: Any, where: str = "") -> None:
+    """Nested containers of tensors are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal_states(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal_states(a, b, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two finished runs have the same weights, averages, optimizer states, position, values and pictures, bit for bit,
+    and nothing is left of what a kill cut off."""
+    whole, theirs = checkpoint(one), checkpoint(other)
+    for state in (whole, theirs):
+        state["degrain"]["tracked_run"] = None
+    for key in ("state_dict", "optimizer_states", "degrain"):
+        assert_equal_states(whole[key], theirs[key], key)
+    assert (one / "metrics.json").read_text() == (other / "metrics.json").read_text()
+    drawn = [{path.name: path.read_bytes() for path in (run / "pictures").iterdir()} for run in (one, other)]
+    assert drawn[0] == drawn[1], "pictures"
+    assert not list(one.rglob(".*.part*"))
+
+
 class AtImages(pl.Callback):
     """Does something to a run when it has seen so many images, before the checkpoint of that step can be written.
 
@@ -106,25 +139,42 @@ class AtImages(pl.Callback):
 
 
 class Kill(AtImages):
-    """Ends the run there, as a kill would."""
+    """Ends the run there, with nothing saved."""
 
     def act(self, trainer: pl.Trainer) -> None:
         raise KeyboardInterrupt
 
 
-class PressCtrlC(AtImages):
-    """Sends this process the signal that Ctrl-C sends."""
+class Send(AtImages):
+    """Sends this process a signal when it has seen so many images.
+
+    Args:
+        images: when.
+        name: of the signal.
+        where: after that training step, in the validation that follows it, or between the write of the next checkpoint
+            and its renaming.
+    """
+
+    def __init__(self, images: int, name: str, where: Where = "training") -> None:
+        super().__init__(images)
+        self.name, self.where = name, where
+
+    def send(self) -> None:
+        signal.raise_signal(signal.Signals[self.name])
 
     def act(self, trainer: pl.Trainer) -> None:
-        import signal
+        if self.where == "training":
+            self.send()
+        elif self.where == "checkpoint":
+            replace = os.replace
 
-        signal.raise_signal(signal.SIGINT)
+            def or_not(part: Path, path: Path) -> None:
+                if path.name == "last.ckpt":
+                    self.send()
+                replace(part, path)
 
+            os.replace = or_not  # for a process that ends there
 
-class Terminate(AtImages):
-    """Sends this process SIGTERM."""
-
-    def act(self, trainer: pl.Trainer) -> None:
-        import signal
-
-        signal.raise_signal(signal.SIGTERM)
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
+        if self.where == "validation" and module.images_seen == self.images:
+            self.send()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models import figures
 from models.errors import InputError
 from models.evaluation import EvaluationReport
+from models.files import replacing
 from models.pictures import panel
 from models.pipeline import Card, Pipeline, PlainPipeline, drawn_with
 from models.randomness import generator, noise_of_images, shard
@@ -289,8 +290,8 @@ class Report(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             print(f"\n{table}\n")
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "table.txt").write_text(table + "\n")
+            with replacing(folder / "table.txt") as part:
+                part.write_text(table + "\n")
             write_figures(drawn, {name: folder / f"{name}.png" for name in drawn}, trainer, module.images_seen)
 
 
@@ -299,7 +300,8 @@ def write_figures(
 ) -> None:
     """Write figures to their paths, and log them where there is a logger of pictures."""
     for name, figure in figures.items():
-        (figure.save if isinstance(figure, Image) else figure.savefig)(paths[name])
+        with replacing(paths[name]) as part:
+            (figure.save if isinstance(figure, Image) else figure.savefig)(part)
     for logger in trainer.loggers:
         if hasattr(logger, "log_pictures"):
             logger.log_pictures({name: str(path) for name, path in paths.items()}, images_seen)
