@@ -201,7 +201,7 @@ def test_a_write_that_fails_leaves_what_was_there(checkpoints, exports, root, mo
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(sample.os, "replace", full)
+    monkeypatch.setattr("models.files.os.replace", full)
     with pytest.raises(SystemExit):
         sample.main([str(checkpoints["vae"]), "--export", str(there), "--overwrite", "true"])
     assert there.read_bytes() == b"mine"

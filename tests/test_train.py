@@ -163,8 +163,9 @@ def test_a_sigkill_loses_nothing(trained, root, case):
     tiny.run(root, stage, "--name", "mine", "--ckpt_path", "last", *options[4:])
     tiny.assert_same_run(folder, getattr(trained, stage))
     if where == "validation":
-        first, second = run_ids(read_records(folder))
-        assert first == second == before["tracked_run"] == tiny.checkpoint(folder)["degrain"]["tracked_run"]
+        ids = {before["tracked_run"], tiny.checkpoint(folder)["degrain"]["tracked_run"]}
+        assert set(run_ids(read_records(folder))) == ids  # of the killed process the record may be lost
+        assert len(ids) == 1
 
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
