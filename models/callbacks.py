@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from models.modules.base import ImageModule, write_figures
+from models.modules.finite import diverged, fault
 from models.pictures import panel
 from models.pipeline import Pipeline
 
@@ -85,7 +86,8 @@ class Lines:
 class Checkpoints(Callback):
     """Keeps `last.ckpt` in the run's folder: after every validation, and between them every few minutes.
 
-    A checkpoint is written under another name and renamed, so that a kill at any moment leaves a whole one.
+    A checkpoint is written under another name and renamed, so that a kill at any moment leaves a whole one. One whose
+    weights are not finite, or have just failed at a step or at the validation, is not written: the last good one stays.
     Ctrl-C or SIGTERM ends the run after the batch, or the validation, that is under way, with a checkpoint.
 
     Args:
@@ -109,8 +111,16 @@ class Checkpoints(Callback):
         self.interrupted = True
         print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoint; all processes take part, the first one writes."""
+    def save(self, trainer: pl.Trainer, measured: bool) -> str | None:
+        """Write the checkpoint, or say why it is none to go on from; all processes take part, the first one writes.
+
+        Args:
+            trainer: of the module.
+            measured: whether it was validated as it is.
+        """
+        wrong = trainer.strategy.broadcast(fault(trainer.lightning_module, measured))
+        if wrong:
+            return wrong
         temporary = self.path.with_suffix(".part")
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
@@ -118,22 +128,33 @@ class Checkpoints(Callback):
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
         self.saved_at = time.monotonic()
+        return None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
         # Not on a leg's last batch: a checkpoint there would resume behind the validation that is still to come.
         if not trainer.is_last_batch:
-            self.save_and_stop(trainer, due=time.monotonic() - self.saved_at > self.seconds)
+            late = time.monotonic() - self.saved_at > self.seconds
+            self.save_and_stop(trainer, due=late and not module.skipped_in_a_row)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        self.save_and_stop(trainer, due=True)
+        self.save_and_stop(trainer, due=True, measured=True)
 
-    def save_and_stop(self, trainer: pl.Trainer, due: bool) -> None:
-        """Save if it is due or the run was asked to stop, which it then does; the first process decides for all."""
+    def save_and_stop(self, trainer: pl.Trainer, due: bool, measured: bool = False) -> None:
+        """Save if it is due or the run was asked to stop, which it then does; the first process decides for all.
+
+        Raises:
+            InputError: the budget is seen, and what came of it is not to be saved.
+        """
         due, stop = trainer.strategy.broadcast((due, self.interrupted))
-        if due or stop:
-            self.save(trainer)
+        wrong = self.save(trainer, measured) if due or stop else None
+        if wrong and measured and trainer.should_stop and isinstance(trainer.lightning_module, ImageModule):
+            raise diverged(trainer.lightning_module, f"{wrong} at the end of the budget")
+        if wrong and trainer.is_global_zero:
+            seen = f"{trainer.lightning_module.images_seen:,} images seen"
+            print(f"{self.path} not written at {seen}: {wrong}; an earlier one, if any, stays", file=sys.stderr)
         if stop:
-            print(f"stopped; {self.path} is up to date, and --ckpt_path last goes on from it", file=sys.stderr)
+            state = "is as it was" if wrong else "is up to date"
+            print(f"stopped; {self.path} {state}, and --ckpt_path last goes on from it", file=sys.stderr)
             raise KeyboardInterrupt
 
 
@@ -154,9 +175,13 @@ class Pictures(Callback):
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
         pipeline = module.pipeline()
-        panels = {"draws": panel(pipeline.draw(self.seed, range(self.count)))}
+        rows = {"draws": pipeline.draw(self.seed, range(self.count))}
         if pipeline.vae is not None:
-            panels["reconstructions"] = panel(self.reconstructions(pipeline, self.photographs(trainer, module)))
+            rows["reconstructions"] = self.reconstructions(pipeline, self.photographs(trainer, module))
+        if not all(images.isfinite().all() for drawn in rows.values() for images in drawn.values()):
+            print(f"no pictures at {module.images_seen:,} images seen: not all of them are finite", file=sys.stderr)
+            return
+        panels = {name: panel(drawn) for name, drawn in rows.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, picture in panels.items():
             picture.save(self.folder / f"{module.images_seen:09d}-{name}.png")
