@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests import tiny
 from tests.conftest import Trained
 from tests.test_controls import plain
 from tests.test_modules import STEP, TINY, attached, fit, gan, portraits, vae
-from tests.test_train import assert_equal_states, error_of
+from tests.test_train import assert_equal_states
 from tests.tiny import BATCH
 
 FLOOR = VAEConfig().std_floor
@@ -54,8 +55,8 @@ class Poison(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
         """Every process has the same weights and counts."""
         facts = torch.stack([p.detach().double().abs().sum() for p in module.parameters()])
-        gathered = module.all_gather(torch.cat([facts, facts.new_tensor([module.skipped_steps])]))
-        assert all(torch.equal(row, gathered[0]) for row in gathered.reshape(trainer.world_size, -1))
+        facts = torch.cat([facts, facts.new_tensor([module.skipped_steps])])
+        assert all(torch.equal(row, facts) for row in module.all_gather(facts).reshape(trainer.world_size, -1))
 
 
 class Snapshots(pl.Callback):
@@ -89,6 +90,16 @@ def callback(name: str, **settings: int) -> str:
     """The option that gives train.py a callback of this file."""
     entry = {"class_path": f"tests.test_finite.{name}", "init_args": settings}
     return f"--trainer.callbacks+={json.dumps(entry)}"
+
+
+def last_error(capsys: pytest.CaptureFixture, command: Callable[[], Any]) -> str:
+    """The last line of standard error, behind those on checkpoints and pictures left out; exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and len(line) < 450
+    return line
 
 
 def metrics(folder: Path) -> dict[str, float]:
@@ -178,9 +189,9 @@ def test_two_processes_skip_together(root, stage):
 
 
 def test_many_in_a_row_end_the_run_with_its_last_good_checkpoint(root, capsys):
-    command = ["--name", "mine", "--model.budget=400", "--trainer.precision", "bf16-mixed"]
+    command = ["--name", "mine", "--model.budget=400", "--model.validate_every=400", "--trainer.precision=bf16-mixed"]
     poison = callback("Poison", images=64, steps=PATIENCE)
-    line = error_of(capsys, lambda: tiny.run(root, "vae", *command, "--checkpoint_minutes=0", poison))
+    line = last_error(capsys, lambda: tiny.run(root, "vae", *command, "--checkpoint_minutes=0", poison))
     assert f"{PATIENCE} steps in a row" in line and f"at {64 + PATIENCE * BATCH} images seen" in line
     assert "--model.learning_rate 0.001)" in line and "--trainer.precision bf16-mixed" in line
     folder = root / "runs/mine"
@@ -194,14 +205,14 @@ def test_many_in_a_row_end_the_run_with_its_last_good_checkpoint(root, capsys):
 @pytest.mark.parametrize("stage", ["vae", "gan"])
 def test_a_rate_of_1000_ends_in_one_line_or_in_finite_numbers(root, capsys, stage):
     command = ["--name", "mine", "--model.learning_rate", "1e3", "--model.budget=240", "--model.validate_every=80"]
-    line = error_of(capsys, lambda: tiny.run(root, stage, *command))
+    line = last_error(capsys, lambda: tiny.run(root, stage, *command))
     assert "--model.learning_rate 1000)" in line and "begin again with another --name" in line
     assert not (root / "runs/mine/last.ckpt").exists()
 
 
 def test_a_checkpoint_of_weights_that_are_not_finite_is_not_written(root, capsys):
     poison = callback("Spoil", images=BATCH * 8)
-    line = error_of(capsys, lambda: tiny.run(root, "vae", "--name", "mine", "--checkpoint_minutes=0", poison))
+    line = last_error(capsys, lambda: tiny.run(root, "vae", "--name", "mine", "--checkpoint_minutes=0", poison))
     assert "weights are not finite at the end of the budget" in line
     checkpoint = tiny.checkpoint(root / "runs/mine")
     assert checkpoint["degrain"]["images_seen"] == BATCH * 7
@@ -212,7 +223,7 @@ class Spoil(tiny.AtImages):
     """Makes a weight infinite."""
 
     def act(self, trainer: pl.Trainer) -> None:
-        next(trainer.lightning_module.parameters()).data.view(-1)[0] = math.inf
+        next(trainer.lightning_module.parameters()).data[0] = math.inf
 
 
 # --- degenerate images
@@ -262,7 +273,7 @@ def test_both_stages_train_on_degenerate_images(tmp_path, kind, precision):
         assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
     values = metrics(stage_1)
     assert values["val/std"] > FLOOR and 0 <= values["val/at_floor"] <= 1
-    if kind != "black_borders":
+    if kind == "constant":
         assert values["val/std"] < 0.09  # on its way to the floor, from 0.1
 
 
@@ -271,7 +282,7 @@ def test_the_floor_holds_where_the_data_would_have_a_std_of_0(trained):
     x = torch.full((4, 3, 32, 32), 128 / 255)
     attached(module)
     optimizer = torch.optim.Adam(module.vae.parameters(), 1e-2)
-    for _ in range(40):
+    for _ in range(150):
         optimizer.zero_grad()
         loss, terms, p = module.loss(x, torch.Generator().manual_seed(0))
         (loss / x[0].numel()).backward()
