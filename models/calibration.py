@@ -103,7 +103,8 @@ class Calibration(Metric):
         return CalibrationReport(
             coverage=self.inside / n,
             histogram=density,
-            model_variance=self.mean_square / n - (self.mean_sum / n).square() + self.variance_sum / n,
+            # clamp: of means far out the difference rounds, and not always to 0 or more
+            model_variance=(self.mean_square / n - (self.mean_sum / n).square()).clamp(min=0) + self.variance_sum / n,
             data_variance=self.data_square / n - (self.data_sum / n).square(),
         )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.files import replacing
 from models.modules.base import ImageModule, write_figures
+from models.modules.finite import diverged, fault
 from models.pictures import panel
 from models.pipeline import Pipeline
 
@@ -102,9 +103,10 @@ class WholeFiles(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` in the run's folder: after every validation, and between them every few minutes.
 
-    A kill at any moment leaves a whole one, see models/files.py. A signal that asks to stop ends the run with a
-    checkpoint and exit code 128 + its number, after the batch or the validation that is under way, the prior's fit
-    included. The last checkpoint is the last file to be written: who has seen the budget has all other files, too.
+    A kill at any moment leaves a whole one, see models/files.py. One whose weights are not finite, or have just failed
+    at a step or at the validation, is not written: the last good one stays. A signal that asks to stop ends the run
+    with a checkpoint and exit code 128 + its number, after the batch or the validation that is under way, the prior's
+    fit included. The last checkpoint is the last file to be written: who has seen the budget has all other files, too.
 
     Args:
         path: the file.
@@ -132,31 +134,50 @@ class Checkpoints(Checkpoint):
         with suppress(RuntimeError, OSError):  # the signal may have come in the midst of another print
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoint; all processes take part, the first one writes."""
+    def save(self, trainer: pl.Trainer, measured: bool) -> str | None:
+        """Write the checkpoint, or say why it is none to go on from; all processes take part, the first one writes.
+
+        Args:
+            trainer: of the module.
+            measured: whether it was validated as it is.
+        """
+        wrong = trainer.strategy.broadcast(fault(trainer.lightning_module, measured))
+        if wrong:
+            return wrong
         trainer.save_checkpoint(self.path, weights_only=False)
         self.saved_at = time.monotonic()
+        return None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
         # Not on a leg's last batch: a checkpoint there would resume behind the validation that is still to come.
         if not trainer.is_last_batch:
-            self.save_and_stop(trainer, due=time.monotonic() - self.saved_at > self.seconds)
+            late = time.monotonic() - self.saved_at > self.seconds
+            self.save_and_stop(trainer, due=late and not module.skipped_in_a_row)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
         if module.images_seen < module.budget:
-            self.save_and_stop(trainer, due=True)
+            self.save_and_stop(trainer, due=True, measured=True)
 
     def on_train_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        self.save(trainer)
+        """Write the last one.
 
-    def save_and_stop(self, trainer: pl.Trainer, due: bool) -> None:
+        Raises:
+            InputError: what came of the budget is not to be saved.
+        """
+        if wrong := self.save(trainer, measured=True):
+            raise diverged(module, f"{wrong} at the end of the budget")
+
+    def save_and_stop(self, trainer: pl.Trainer, due: bool, measured: bool = False) -> None:
         """Save if it is due or the run was asked to stop, which it then does; the first process decides for all."""
         due, number = trainer.strategy.broadcast((due, self.signal))
-        if due or number:
-            self.save(trainer)
+        wrong = self.save(trainer, measured) if due or number else None
+        if wrong and trainer.is_global_zero:
+            seen = f"{trainer.lightning_module.images_seen:,} images seen"
+            print(f"{self.path} not written at {seen}: {wrong}; an earlier one, if any, stays", file=sys.stderr)
         if number:
             if trainer.is_global_zero:
-                print(f"stopped; {self.path} is up to date, and --ckpt_path last goes on from it", file=sys.stderr)
+                state = "is as it was" if wrong else "is up to date"
+                print(f"stopped; {self.path} {state}, and --ckpt_path last goes on from it", file=sys.stderr)
             raise SystemExit(128 + number)
 
 
@@ -177,9 +198,13 @@ class Pictures(Callback):
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
         pipeline = module.pipeline()
-        panels = {"draws": panel(pipeline.draw(self.seed, range(self.count)))}
+        rows = {"draws": pipeline.draw(self.seed, range(self.count))}
         if pipeline.vae is not None:
-            panels["reconstructions"] = panel(self.reconstructions(pipeline, self.photographs(trainer, module)))
+            rows["reconstructions"] = self.reconstructions(pipeline, self.photographs(trainer, module))
+        if not all(images.isfinite().all() for drawn in rows.values() for images in drawn.values()):
+            print(f"no pictures at {module.images_seen:,} images seen: not all of them are finite", file=sys.stderr)
+            return
+        panels = {name: panel(drawn) for name, drawn in rows.items()}
         for name, picture in panels.items():
             with replacing(self.folder / f"{module.images_seen:09d}-{name}.png") as part:
                 picture.save(part)

@@ -82,8 +82,13 @@ def mixture_moments(q: Gaussian) -> tuple[Tensor, Tensor]:
 
 
 def kl_of_moments(mean: Tensor, covariance: Tensor) -> Tensor:
-    """KL(N(m, S) to N(0, I)) = (tr S + |m|^2 - D - log det S) / 2, in nats, for m (D,) and S (D, D)."""
-    log_determinant = 2 * torch.linalg.cholesky(covariance).diagonal().log().sum()
+    """KL(N(m, S) to N(0, I)) = (tr S + |m|^2 - D - log det S) / 2, in nats, for m (D,) and S (D, D).
+
+    It is infinite where S is singular, as far as rounding tells, and nan where S is.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    log_determinant = 2 * factor.diagonal().log().sum()
+    log_determinant = log_determinant.masked_fill(failed > 0, -math.inf)
     return 0.5 * (covariance.trace() + mean.square().sum() - len(mean) - log_determinant)
 
 

@@ -31,6 +31,13 @@ SHRINKAGE = 0.1
 """Share of the fitted Gaussian's covariance in each component's: some thousand images alone do not settle one."""
 
 
+JITTERS = (1e-6, 1e-4, 1e-2, 1.0)
+"""Shares of the mean variance on the fitted Gaussian's covariance, tried one after another until it has a root."""
+
+LEAST_VARIANCE = 1e-12
+"""Least mean variance that these are shares of; codes that are all the same have none."""
+
+
 class Mixture(nn.Module):
     """A mixture of K Gaussians N(means_k, factors_k factors_k^T) with weights.
 
@@ -137,12 +144,20 @@ class LatentPrior(nn.Module):
     def fit(self, mean: Tensor, covariance: Tensor) -> None:
         """Take over the moments of q(z), (D,) and (D, D), with a jitter of 1e-6 of the mean variance on it.
 
-        What was learned is dropped: it stood in units of another Gaussian.
+        A covariance that is singular even so (rounding, of codes that are all the same) gets the least of larger ones
+        that helps; moments beyond that, or not finite, leave everything as it is. What was learned is dropped: it stood
+        in units of another Gaussian.
         """
-        jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
-        self.mean.copy_(mean)
-        self.cholesky.copy_(torch.linalg.cholesky(covariance + jitter))
-        self.mixture = None
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
+            return
+        unit = covariance.diagonal().mean().clamp(min=LEAST_VARIANCE) * torch.eye(len(covariance)).to(covariance)
+        for jitter in JITTERS:
+            factor, failed = torch.linalg.cholesky_ex(covariance + jitter * unit)
+            if not failed:
+                self.mean.copy_(mean)
+                self.cholesky.copy_(factor)
+                self.mixture = None
+                return
 
     def learn(self, q: Gaussian, components: int, seed: int = 0) -> dict[PriorName, float]:
         """Learn q(z) from a draw of each posterior; every tenth image is held out to judge the mixture.

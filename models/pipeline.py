@@ -65,6 +65,8 @@ class Card:
         noise: whether the denoiser sees the draw's noise.
         loss: of the denoiser or the generator: `relativistic`, `classic` or `l2`.
         generator: fields of a plain GAN's GeneratorConfig.
+        skipped_steps: training steps that were not finite and changed nothing.
+        skipped_in_a_row: of them, those since the last step that was taken.
     """
 
     stage: str
@@ -80,6 +82,8 @@ class Card:
     noise: bool = True
     loss: str = "relativistic"
     generator: dict[str, Any] | None = None
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
@@ -230,7 +234,7 @@ def exported(path: str | Path) -> bytes:
     of_stage = {"vae": "VAE and prior", "gan": "VAE, prior and the denoiser's moving average"}
     networks = of_stage.get(card.stage, "the generator's moving average")
     held = f"{networks}, nothing else of training; {export.PRECISION}"
-    card = replace(card, tracked_run=None, warm_from=0, exported=held)
+    card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=held)
     return export.to_bytes(asdict(card), drawn_with(state))
 
 

@@ -13,6 +13,7 @@ from models.discriminator import Discriminator
 from models.errors import InputError
 from models.gaussian import Gaussian, dequantised
 from models.modules.base import ImageModule
+from models.modules.finite import drop_unless_finite, gradient_norm, poisoned
 from models.pipeline import Card
 
 DRAWS = 2
@@ -38,6 +39,8 @@ class Adversary(ImageModule):
 
     discriminator: Discriminator | None
     ema: AveragedModel
+    finite = True
+    """Whether the last step of an optimizer was."""
 
     def __init__(
         self, loss: AdversarialLoss, penalty_weight: float, penalty_every: int, ema_images: int, *clock: Any
@@ -93,17 +96,23 @@ class Adversary(ImageModule):
         draws = self.draws(p, rng)  # (K, B, C, H, W)
         penalise = self.images_seen // self.global_batch(batch) % self.penalty_every == 0
         terms = self.play(real, draws, p, penalise)
-        self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
-        self.ema.update_parameters(self.player)
+        self.count_step(self.finite)
+        if self.finite:
+            self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
+            self.ema.update_parameters(self.player)
         self.tick(batch)
         self.log_terms("train", terms)
 
     def play(self, real: Tensor, draws: Tensor, p: Gaussian, penalise: bool) -> dict[str, Tensor]:
-        """A step of D, then one of G, for residuals of photographs (B, ...) and images of G (K, B, ...)."""
+        """A step of D, then one of G, for residuals of photographs (B, ...) and images of G (K, B, ...).
+
+        Where D's is not finite G has none: on the same images it would learn from the logits that were not. Where G's
+        alone is not, D keeps its step, which was sound, and the step as a whole counts as skipped.
+        """
         fake = rearrange((draws - p.mean) / p.std, "k b c h w -> (k b) c h w")
         pair = p.repeat(len(draws))
         d_terms = self.discriminator_step(real, fake.detach(), p, pair, penalise)
-        return {**d_terms, **self.generator_step(real, fake, draws, p, pair)}
+        return {**d_terms, **self.generator_step(real, fake, draws, p, pair)} if self.finite else d_terms
 
     def discriminator_step(
         self, real: Tensor, fake: Tensor, p: Gaussian, pair: Gaussian, penalise: bool
@@ -137,10 +146,13 @@ class Adversary(ImageModule):
         return {"g_loss": adversarial, **terms}
 
     def step(self, optimizer: Any, loss: Tensor) -> None:
-        """One optimiser step on a loss."""
+        """One optimiser step on a loss; one that is not finite changes nothing."""
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(poisoned(loss))
         optimizer.step()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.finite = drop_unless_finite(optimizer, gradient_norm(optimizer))
 
     # Validation, optimizers.
 

@@ -17,13 +17,17 @@ from models import figures
 from models.errors import InputError
 from models.evaluation import EvaluationReport
 from models.files import replacing
+from models.modules.finite import PATIENCE, diverged
 from models.pictures import panel
 from models.pipeline import Card, Pipeline, PlainPipeline, drawn_with
 from models.randomness import generator, noise_of_images, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
-POSITION = ("images_seen", "data", "tracked_run", "exported", "warm_from", "budget")
+POSITION = (
+    *("images_seen", "data", "tracked_run", "exported", "warm_from", "budget"),
+    *("skipped_steps", "skipped_in_a_row"),
+)
 """What a card says of a run's position, in which it may differ from the config's."""
 
 
@@ -61,6 +65,7 @@ class Recipe(pl.LightningModule):
         self.budget, self.validate_every, self.learning_rate = budget, validate_every, learning_rate
         self.warmup, self.decay, self.seed = warmup, decay, seed
         self.images_seen = self.warm_from = 0
+        self.skipped_steps = self.skipped_in_a_row = 0
 
     # The clock.
 
@@ -166,15 +171,16 @@ class Recipe(pl.LightningModule):
         run = self.logger.version if self.logger is not None else None
         of_the_run = {"data": self.data_description(), "tracked_run": run}
         of_the_run |= {"warm_from": self.warm_from, "budget": self.budget}
+        of_the_run |= {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self.skipped_in_a_row}
         checkpoint["degrain"] = asdict(replace(self.card(), **of_the_run))
         checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        card = checkpoint["degrain"]
-        self.images_seen = card["images_seen"]
+        card = Card(**checkpoint["degrain"])
+        self.images_seen = card.images_seen
+        self.skipped_steps, self.skipped_in_a_row = card.skipped_steps, card.skipped_in_a_row
         # At the end of its budget the learning rate was 0, and Adam's moments are those of small gradients.
-        finished = card["images_seen"] >= card["budget"]
-        self.warm_from = card["images_seen"] if finished else card["warm_from"]
+        self.warm_from = card.images_seen if card.images_seen >= card.budget else card.warm_from
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -209,6 +215,21 @@ class ImageModule(Recipe):
         So it is the same at every validation, in any batch and on any number of processes.
         """
         return noise_of_images(self.seed, batch["index"].tolist(), stream, shape).to(self.device)
+
+    def count_step(self, taken: bool) -> None:
+        """Count a training step as taken or skipped, see models.modules.finite; its images are seen either way."""
+        self.skipped_steps += not taken
+        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Log the skipped steps.
+
+        Raises:
+            InputError: too many in a row.
+        """
+        self.log("train/skipped_steps", float(self.skipped_steps), on_step=True, on_epoch=False)
+        if self.skipped_in_a_row >= PATIENCE:
+            raise diverged(self, f"{self.skipped_in_a_row} steps in a row were not finite and skipped")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.log_terms("val", self.evaluate(batch))

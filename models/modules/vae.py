@@ -31,6 +31,7 @@ from models.gaussian import (
 from models.latent_prior import LatentPrior
 from models.modules.base import ImageModule
 from models.modules.diagnostics import Diagnostics
+from models.modules.finite import drop_unless_finite, poisoned
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
 from models.vae import VAE, VAEConfig
 
@@ -218,10 +219,12 @@ class VAEModule(ImageModule):
         loss, terms, p = self.loss(x, self.train_rng())
         self.tick(batch)
         self.log_terms("train", self.statistics(terms, p, x))
-        return loss / x[0].numel()  # nats per dimension, so that one gradient_clip serves every size
+        return poisoned(loss / x[0].numel())  # nats per dimension, so that one gradient_clip serves every size
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)  # Lightning's refuses a fused Adam
+        # Lightning's refuses a fused Adam
+        norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
+        self.count_step(drop_unless_finite(optimizer, norm))
 
     # Validation.
 
