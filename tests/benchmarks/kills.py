@@ -3,11 +3,13 @@
     python -m tests.benchmarks.kills --kills 20 --seed 0
 
 The runs are those of tests/tiny.py with a checkpoint after every step, one thread each. A kill falls between the start
-of the Trainer and its end; the same command follows until the run is finished. Then weights, moving averages, optimizer
-states, metrics.json and pictures must be those of the uninterrupted run, bit for bit, or the exit code is 1.
+of the Trainer and its end, a random number of moments (a training step, a checkpoint's write, ...) and a random time
+later, however fast the machine; the same command follows until the run is finished. Then weights, moving averages,
+optimizer states, metrics.json and pictures must be those of the uninterrupted run, bit for bit, or the exit code is 1.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,10 +36,11 @@ class Moments(pl.Callback):
     """
 
     def __init__(self, file: str) -> None:
-        self.file = os.open(file, os.O_CREAT | os.O_WRONLY)
+        self.file, self.count = os.open(file, os.O_CREAT | os.O_WRONLY), 0
 
     def now(self, what: str, images: int) -> None:
-        os.pwrite(self.file, f"{what:<20}{images:>6}".encode(), 0)
+        self.count += 1
+        os.pwrite(self.file, f"{self.count:<6}{what:<18}{images:>4} images".encode(), 0)  # one write: never half of it
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         save = trainer.save_checkpoint
@@ -45,7 +48,7 @@ class Moments(pl.Callback):
         def told(*args: Any, **options: Any) -> None:
             self.now("checkpoint", module.images_seen)
             save(*args, **options)
-            self.now("training", module.images_seen)
+            self.now("saved", module.images_seen)
 
         trainer.save_checkpoint = told
         self.now("start", module.images_seen)
@@ -82,18 +85,24 @@ class Killer:
         if stage == "vae":
             config["model"]["init_args"] |= {"prior_components": 2}
         self.config = tiny.write(root / f"{stage}.yaml", config)
-        self.seconds = self.run(stage)
-        print(f"{stage}: {self.seconds:.1f} s without a kill", flush=True)
+        start = time.monotonic()
+        self.killed(stage)
+        self.count = self.seen()
+        self.pause = (time.monotonic() - start) / self.count
+        print(f"{stage}: {self.count} moments without a kill", flush=True)
 
-    def run(self, name: str, kill_after: float | None = None) -> float:
-        """The command that begins a run or goes on with it; gives the seconds from the Trainer's start to its end.
+    def seen(self) -> int:
+        """Moments since the Trainer's start."""
+        return int(self.moment.read_text()[:6] or 0)
+
+    def killed(self, name: str, after: int | None = None) -> bool:
+        """The command that begins a run or goes on with it; whether it was killed, or ended before.
 
         Args:
             name: of the run.
-            kill_after: so many seconds after the Trainer's start, unless it has ended by then.
+            after: moments after which it is killed, and a random time of up to `self.pause` seconds.
 
         Raises:
-            TimeoutExpired: it was killed.
             CalledProcessError: it failed.
         """
         self.moment.write_bytes(b"")
@@ -103,27 +112,23 @@ class Killer:
                 command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
             )
         try:
-            while not self.moment.stat().st_size and process.poll() is None:
-                time.sleep(0.01)
-            start = time.monotonic()
-            if process.wait(kill_after):
-                raise subprocess.CalledProcessError(process.returncode, command)
+            while process.poll() is None and (after is None or self.seen() < after):
+                time.sleep(0.002)
+            if after is not None and process.poll() is None:
+                time.sleep(self.random.uniform(0, self.pause))
         finally:
             process.kill()
-            process.wait()
-        return time.monotonic() - start
+            code = process.wait()
+        if code not in (0, -signal.SIGKILL):
+            raise subprocess.CalledProcessError(code, command)
+        return code != 0
 
-    def killed(self, name: str) -> bool:
-        """Whether it was killed, within half a run's length, before its end; a line says where, and what is left."""
-        try:
-            self.run(name, self.random.uniform(0, self.seconds / 2))
-        except subprocess.TimeoutExpired:
-            folder = self.root / "runs" / name
-            kept = tiny.checkpoint(folder)["degrain"]["images_seen"] if (folder / "last.ckpt").exists() else "none"
-            parts = ", ".join(path.name for path in folder.rglob(".*.part*"))
-            print(f"{name:<8}{self.moment.read_text():<28}  checkpoint {kept:>4}  {parts}", flush=True)
-            return True
-        return False
+    def report(self, name: str) -> None:
+        """A line on a kill: what the run was doing, the images of the newest checkpoint, and half-written files."""
+        folder = self.root / "runs" / name
+        kept = tiny.checkpoint(folder)["degrain"]["images_seen"] if (folder / "last.ckpt").exists() else "none"
+        parts = ", ".join(path.name for path in folder.rglob(".*.part*"))
+        print(f"{name:<8}killed: {self.moment.read_text()[6:]}, checkpoint {kept:>4}  {parts}".rstrip(), flush=True)
 
     def spend(self, kills: int) -> bool:
         """Make so many kills in as many runs as they take, and finish these; whether each came out as the whole one."""
@@ -131,14 +136,15 @@ class Killer:
         while kills:
             number += 1
             name = f"{self.stage}{number}"
-            while kills and self.killed(name):
+            # After half of a run's moments at most, so that no run ends before its first kill.
+            while self.killed(name, self.random.randint(1, self.count // 2) if kills else None):
+                self.report(name)
                 kills -= 1
-            self.run(name)
             try:
                 tiny.assert_same_run(self.root / "runs" / name, self.root / "runs" / self.stage)
                 print(f"{name:<8}equals the run without a kill", flush=True)
             except AssertionError as error:
-                print(f"{name:<8}DIFFERS: {str(error).splitlines()[0]}", flush=True)
+                print(f"{name:<8}DIFFERS in {str(error).partition(chr(10))[0]}", flush=True)
                 same = False
         return same
 
