@@ -231,12 +231,25 @@ class Pictures(Callback):
 class FinalValues(Callback):
     """Writes `metrics.json`: the final values by name; a test adds its own to those of the training.
 
+    A checkpoint holds the values at hand: what is not logged at every step would be older after a kill than without.
+
     Args:
         path: the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.before = path, {}
+
+    def at_hand(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The Trainer's metrics, and those of before a kill that were not logged again."""
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
+        return self.before | metrics
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: ImageModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["values"] = self.at_hand(trainer)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: ImageModule, checkpoint: dict[str, Any]) -> None:
+        self.before = checkpoint.get("values", {}) if trainer.state.fn == "fit" else {}
 
     @rank_zero_only
     def write(self, trainer: pl.Trainer, module: ImageModule) -> None:
@@ -245,8 +258,8 @@ class FinalValues(Callback):
         facts = module.facts()
         if facts:  # of a test: what is left of an earlier one may be of other images
             values = {name: value for name, value in values.items() if not name.startswith("test/")}
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
-        values |= metrics | facts | {"images_seen": module.images_seen}
+        values |= self.at_hand(trainer) | facts | {"images_seen": module.images_seen}
+        self.before = {}  # the file has them
         with replacing(self.path) as part:
             part.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
 

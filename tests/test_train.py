@@ -129,7 +129,7 @@ def test_the_progress_counts_images_in_lines(root, capsys):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("images", [40, 64], ids=["in the first leg", "in the second leg"])
+@pytest.mark.parametrize("images", [40, 64, BUDGET], ids=["in the first leg", "in the second leg", "in the last step"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, root, stage, images):
     assert stopped(root, stage, "Kill", images, "--checkpoint_minutes", "0") == 130
     folder = root / "runs/mine"
