@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
@@ -40,6 +41,18 @@ AT_32 = {  # what the heads of the configs say
     "control_mean": ["--model.denoiser.widths=[48,96,128]", "--model.discriminator.widths=[48,96,128]"],
     "control_gan": ["--model.generator.widths=[112,144,256]", "--model.discriminator.widths=[48,96,128]"],
 }
+
+
+class CountBatches(pl.Callback):
+    """Says how many batches a test had."""
+
+    batches = 0
+
+    def on_test_batch_end(self, *_) -> None:
+        self.batches += 1
+
+    def on_test_end(self, *_) -> None:
+        print(f"tested {self.batches} batches")
 
 
 @pytest.fixture
@@ -380,3 +393,13 @@ def test_a_control_is_not_gone_on_with_as_another(controls, root, capsys):
         command = ["fit", "-c", str(path), "--ckpt_path", str(controls[checkpoint] / "last.ckpt"), *option]
         assert said in error_of(capsys, lambda command=command: train.main(command))
     load_vae(controls["l2"] / "last.ckpt")  # which has one
+
+
+def test_the_export_of_a_plain_gan_is_tested_to_the_last_image(root, capsys):
+    """It has no discriminator and so no terms, which must not end the loop at its first batch."""
+    folder = tiny.run(root, "plain_gan", f"--model.budget={tiny.BATCH}")
+    sample.main([str(folder / "last.ckpt"), "--export", str(root / "plain.safetensors")])
+    seen = json.dumps([{"class_path": "tests.test_controls.CountBatches"}])
+    options = ("--ckpt_path", str(root / "plain.safetensors"), "--trainer.callbacks", seen)
+    tiny.run(root, "plain_gan", *options, subcommand="test")
+    assert "tested 2 batches" in capsys.readouterr().out  # 20 images, 12 at a time

@@ -120,7 +120,10 @@ class Recipe(pl.LightningModule):
         """Log the batch means of per-sample terms as `stage/name`; in evaluation averaged over all images.
 
         The logger's step is images_seen, in float64: float32 counts exactly only to 16.8 million.
+        There may be no terms: the export of a plain GAN has no discriminator to measure it by.
         """
+        if not terms:
+            return
         # float: Lightning averages the counts over processes too, and would round the mean of whole ones down.
         size = float(next(len(t) for t in terms.values() if t.ndim))
         means = {f"{stage}/{name}": term.detach().mean() for name, term in terms.items()}
