@@ -204,16 +204,9 @@ class Pictures(Callback):
         if not all(images.isfinite().all() for drawn in rows.values() for images in drawn.values()):
             print(f"no pictures at {module.images_seen:,} images seen: not all of them are finite", file=sys.stderr)
             return
-        panels = {name: panel(drawn) for name, drawn in rows.items()}
-        for name, picture in panels.items():
-            with replacing(self.folder / f"{module.images_seen:09d}-{name}.png") as part:
-                picture.save(part)
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_pictures"):
-                logger.log_pictures(panels, module.images_seen)
-        figures = module.figures()
-        paths = {name: self.folder / f"{module.images_seen:09d}-{name}.png" for name in figures}
-        write_figures(figures, paths, trainer, module.images_seen)
+        drawn = {name: panel(images) for name, images in rows.items()} | module.figures()
+        paths = {name: self.folder / f"{module.images_seen:09d}-{name}.png" for name in drawn}
+        write_figures(drawn, paths, trainer, module.images_seen)
 
     def reconstructions(self, pipeline: Pipeline, photographs: Tensor) -> dict[str, Tensor]:
         """The photographs, and the rows for the mean of each one's q(z|x)."""

@@ -24,10 +24,10 @@ from models.randomness import generator, noise_of_images, shard
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
-POSITION = (
-    *("images_seen", "data", "tracked_run", "exported", "warm_from", "budget"),
-    *("skipped_steps", "skipped_in_a_row"),
-)
+CLOCK = ("warm_from", "budget", "skipped_steps", "skipped_in_a_row")
+"""What a run's card takes from the recipe's attributes."""
+
+POSITION = ("images_seen", "data", "tracked_run", "exported", *CLOCK)
 """What a card says of a run's position, in which it may differ from the config's."""
 
 
@@ -172,10 +172,9 @@ class Recipe(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = self.logger.version if self.logger is not None else None
-        of_the_run = {"data": self.data_description(), "tracked_run": run}
-        of_the_run |= {"warm_from": self.warm_from, "budget": self.budget}
-        of_the_run |= {"skipped_steps": self.skipped_steps, "skipped_in_a_row": self.skipped_in_a_row}
-        checkpoint["degrain"] = asdict(replace(self.card(), **of_the_run))
+        clock = {name: getattr(self, name) for name in CLOCK}
+        card = replace(self.card(), data=self.data_description(), tracked_run=run, **clock)
+        checkpoint["degrain"] = asdict(card)
         checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -126,14 +126,11 @@ class GANModule(Adversary):
         """p(x|z) for the z ~ q(z|x) of each image that standard normal noise (B, D) makes."""
         return self.vae.decode(self.vae.encode(x).sample(noise))
 
-    def noise_of(self, p: Gaussian, count: int, rng: torch.Generator) -> Tensor:
-        """`count` noises for each p, (K, B, 3, H, W)."""
-        batch, *shape = p.mean.shape
-        return rearrange(self.normal((batch, count, *shape), rng), "b k c h w -> k b c h w")
-
     def draws(self, p: Gaussian, rng: torch.Generator) -> Tensor:
         """Denoisings of several draws; of a single one where G sees no noise and all would be the same."""
-        return self.denoiser.draws(self.noise_of(p, DRAWS if self.denoiser.noise else 1, rng), p)
+        batch, *shape = p.mean.shape
+        noise = self.normal((batch, DRAWS if self.denoiser.noise else 1, *shape), rng)
+        return self.denoiser.draws(rearrange(noise, "b k c h w -> k b c h w"), p)
 
     def beside(self, draws: Tensor, p: Gaussian) -> tuple[Tensor | float, dict[str, Tensor]]:
         """The spread term, where there is noise."""

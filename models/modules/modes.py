@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from tqdm import tqdm
 
+from models.callbacks import bar_options
 from models.digit_classifier import DigitClassifier, digit_classifier
 from models.mode_coverage import mode_coverage
 from models.modules.base import ImageModule
@@ -46,7 +47,7 @@ class CountModes(Callback):
         rows = ["data", *(row for row in pipeline.rows if row != "std")]
         labels = {row: torch.zeros(data.draws, dtype=torch.int64, device=module.device) for row in rows}
         firsts = range(trainer.global_rank * self.batch_size, data.draws, trainer.world_size * self.batch_size)
-        for first in tqdm(firsts, "counting modes", unit="batch", disable=not trainer.is_global_zero):
+        for first in tqdm(firsts, "counting modes", disable=not trainer.is_global_zero, **bar_options("batches")):
             numbers = range(first, min(data.draws, first + self.batch_size))
             images = {"data": data.stacks(numbers).to(module.device), **pipeline.draw(self.seed, numbers)}
             for row in rows:

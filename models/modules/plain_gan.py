@@ -72,11 +72,7 @@ class PlainGANModule(Adversary):
         return self.generator
 
     def condition(self, x: Tensor, rng: torch.Generator) -> Gaussian:
-        return self.beside_all(x)
-
-    def beside_all(self, x: Tensor) -> Gaussian:
-        """N(1/2, (1/2)^2) for every image."""
-        return Gaussian(torch.full_like(x, 0.5), torch.full_like(x, log(0.5)))
+        return unconditional(x)
 
     def draws(self, p: Gaussian, rng: torch.Generator) -> Tensor:
         """As many images for a photograph as the GAN that denoises makes of one."""
@@ -87,7 +83,7 @@ class PlainGANModule(Adversary):
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x = self.pixels(batch)
-        p = self.beside_all(x)
+        p = unconditional(x)
         z = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], (self.generator.config.latent,))
         return self.margins((x - p.mean) / p.std, (self.ema.module(z) - p.mean) / p.std, p)
 
@@ -99,3 +95,8 @@ class PlainGANModule(Adversary):
     def card(self) -> Card:
         generator = asdict(self.generator.config)
         return Card("plain_gan", self.generator.size, self.images_seen, {}, generator=generator, loss=self.loss)
+
+
+def unconditional(x: Tensor) -> Gaussian:
+    """N(1/2, (1/2)^2) for every image (B, 3, H, W)."""
+    return Gaussian(torch.full_like(x, 0.5), torch.full_like(x, log(0.5)))
