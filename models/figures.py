@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from models import linear_gaussian as toy
-from models.calibration import EDGES, LEVELS, CalibrationReport, CodeReport, RegionReport
+from models.calibration import EDGES, LEVELS, CalibrationReport, CodeReport
+from models.regions import RegionReport
 from models.spectrum import PowerSpectrum
 
 DATA, MEAN, SAMPLE, DENOISED, INK = "#8c8c8c", "#2f6fb3", "#e07b27", "#2e9e5b", "#333333"

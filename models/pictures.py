@@ -28,8 +28,8 @@ def heat_map(std: Tensor, limit: float) -> np.ndarray:
 
 
 def as_pictures(name: str, images: Tensor, limit: float = 0.2) -> np.ndarray:
-    """A row (B, 3, H, W) as 8-bit pictures (B, H, W, 3); `std` becomes a heat map from 0 to `limit`."""
-    return heat_map(images, limit) if name == "std" else to_uint8(images)
+    """A row (B, 3, H, W) as 8-bit pictures (B, H, W, 3); a std becomes a heat map from 0 to `limit`."""
+    return heat_map(images, limit) if name.startswith("std") else to_uint8(images)
 
 
 def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.Image:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -30,6 +31,9 @@ ROWS = ("mean", "std", "sample", "denoised")
 
 DRAW_STREAMS, PHOTOGRAPH_STREAMS = (0, 1), (2, 3)
 """Streams of the noise of an image: of its latents and of its pixels; of draws, and of photographs by their number."""
+
+VARIATION_STREAM = 4
+"""Stream of the noises that the same draw is denoised with."""
 
 PARTS = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module.", "generator": "ema.module."}
 """Where a checkpoint has the networks of a pipeline; of what was trained against a discriminator its moving average."""
@@ -159,6 +163,22 @@ class Pipeline(Drawer):
         """
         latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
         return self.render(self.vae.decode(self.vae.encode(x).sample(latent_noise)), pixel_noise)
+
+    @torch.inference_mode()
+    def variations(self, seed: int, numbers: range, count: int) -> dict[str, Tensor]:
+        """Draws number `numbers` of a seed with `count` noises of the pixels in turn: rows of a panel.
+
+        Args:
+            seed: non-negative.
+            numbers: which draws; each one's z and mean are those of `draw`.
+            count: at least 2.
+        """
+        latent_noise, _ = self.noises(seed, numbers, DRAW_STREAMS)
+        p = self.vae.decode(self.prior(latent_noise))
+        noise = noise_of_images(seed, numbers, VARIATION_STREAM, (count, *p.mean.shape[1:])).to(p.mean.device)
+        draws = self.denoiser.draws(rearrange(noise, "b k c h w -> k b c h w"), p)
+        denoised = {f"denoised {k}": images for k, images in enumerate(draws, 1)}
+        return {"mean": p.mean, **denoised, "std of denoised": draws.std(0), "std": p.std.expand_as(p.mean)}
 
     def noises(self, seed: int, numbers: Sequence[int], streams: tuple[int, int]) -> list[Tensor]:
         """Standard normal noise of the latents (B, D) and of the pixels (B, 3, H, W)."""

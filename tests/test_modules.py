@@ -282,7 +282,8 @@ DIAGNOSTICS = {"rmse", "active_units", "prior_gap", "marginal_variance", "margin
 DIAGNOSTICS |= {f"coverage_{share}" for share in (50, 90, 99)} | {f"{k}/{r}" for k in ("std", "rmse") for r in REGIONS}
 HELD_OUT = {
     "vae": TERMS["vae"] | DIAGNOSTICS | {"rate_fitted"},
-    "gan": {"margin", "standardised_error", "standardised_error_of_data", "variance_ratio"},
+    "gan": {"margin", "standardised_error", "standardised_error_of_data"}
+    | {f"{name}{of}" for name in ("variance_ratio", "shift") for of in ("", *(f"/{region}" for region in REGIONS))},
 }
 
 

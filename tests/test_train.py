@@ -74,7 +74,7 @@ def test_a_run_leaves_config_checkpoint_metrics_and_pictures(trained, stage):
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["name"] == stage and resolved["model"]["init_args"]["learning_rate"] > 0  # a default, resolved
     pictures = {path.name for path in (folder / "pictures").iterdir()}
-    kinds = ("draws", "reconstructions", *(("diagnostics", "regions") if stage == "vae" else ()))
+    kinds = ("draws", "reconstructions", *(("diagnostics", "regions") if stage == "vae" else ("denoisings",)))
     assert pictures == {f"{n:09d}-{what}.png" for n in (LEG, BUDGET) for what in kinds}
     for path in (folder / "pictures").iterdir():
         with Image.open(path) as picture:

@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from models import figures
-from models.calibration import LEVELS, Calibration, CodeStatistics, RegionCalibration, RegionReport, spearman
+from models.calibration import LEVELS, Calibration, CodeStatistics
 from models.gaussian import Gaussian
+from models.regions import RegionCalibration, RegionReport, spearman
 
 COMPARED = "skin"
 """The region that others are compared with, where there is one."""

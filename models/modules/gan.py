@@ -5,16 +5,23 @@ from typing import Literal
 
 import torch
 from einops import rearrange, reduce
+from matplotlib.figure import Figure
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from models.adversarial import AdversarialLoss, spread_loss, squared_error, variance_ratio
 from models.denoiser import Denoiser
+from models.denoising import DenoisingMoments
 from models.discriminator import Discriminator
 from models.errors import InputError
 from models.gaussian import Gaussian
 from models.layers import PyramidConfig
 from models.modules.adversary import DRAWS, Adversary
+from models.pictures import panel
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
+
+VARIED = 8
+"""Draws of z whose denoisings are pictured."""
 
 
 class GANModule(Adversary):
@@ -155,7 +162,7 @@ class GANModule(Adversary):
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, (latents, pixels) = self.pixels(batch), PHOTOGRAPH_STREAMS
         p = self.decoded(x, self.held_out_noise(batch, latents, (self.vae.config.latent,)))
-        # The first of all held-out images.
+        # The first of all held-out images, which batches have in order.
         count = int((batch["index"] < self.ratio_images).sum()) if self.denoiser.noise else 0
         draws = self.ratio_draws if count else 1
         noise = rearrange(self.held_out_noise(batch, pixels, (draws, *x.shape[1:])), "b k c h w -> k b c h w")
@@ -166,24 +173,41 @@ class GANModule(Adversary):
             "standardised_error_of_data": reduce(real.square(), "b c h w -> b", "mean"),
         }
         terms |= {"l2": squared_error(fake[None], real)} if self.loss == "l2" else self.margins(real, fake, p)
-        if self.denoiser.noise:
-            self.log_variance_ratio(noise[:, :count], Gaussian(p.mean[:count], p.logstd[:count]))
+        if count:
+            first = Gaussian(p.mean[:count], p.logstd[:count])
+            regions = batch["regions"][:count] if "regions" in batch else None
+            self.moments.update(self.ema.module.draws(noise[:, :count], first), first, regions)
         return terms
 
-    def log_variance_ratio(self, noise: Tensor, p: Gaussian) -> None:
-        """Of the first held-out images, noise (K, B, 3, H, W) for p (B, 3, H, W), which most batches have none of.
+    def on_validation_epoch_start(self) -> None:
+        """Begin to stream over held-out images."""
+        self.moments = DenoisingMoments(getattr(self.trainer.datamodule, "regions", ())).to(self.device)
 
-        Such a batch logs it too, with no weight: a process that never did would keep the others waiting.
-        """
-        ratio = variance_ratio(self.ema.module.draws(noise, p), p.std).mean() if len(p.mean) else torch.zeros(())
-        name = f"{'test' if self.trainer.testing else 'val'}/variance_ratio"
-        weight = float(len(p.mean))
-        self.log(name, ratio.to(self.device), batch_size=weight, sync_dist=True, on_epoch=True, on_step=False)
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log_moments("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_moments("test")
+
+    def log_moments(self, stage: str) -> None:
+        """Whether the first held-out images' denoisings keep the decoder's moments, where they see noise."""
+        if self.denoiser.noise:
+            values = self.moments.compute().scalars()
+            self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
 
     # Pictures, checkpoints, optimizers.
 
     def pipeline(self) -> Pipeline:
         return Pipeline(self.vae, self.prior, self.ema.module)
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, Figure | Image]:
+        """What drawn images say, and denoisings of the same z with different noise, where G sees it."""
+        rows = self.pipeline().variations(self.seed, range(VARIED), self.ratio_draws) if self.denoiser.noise else {}
+        return super().figures() | ({"denoisings": panel(rows)} if rows else {})
 
     def card(self) -> Card:
         vae, denoiser = asdict(self.vae.config), asdict(self.denoiser.config)
