@@ -60,6 +60,24 @@ def template(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
     return home
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_parser() -> Iterator[None]:
+    """The parser of train.py is the same for every command line, and making it is half of a case's time."""
+    made: dict[str, Any] = {}
+    set_up = train.CLI.setup_parser
+
+    def set_up_once(self: train.CLI, *args: Any) -> None:
+        if not made:
+            before = set(vars(self))
+            set_up(self, *args)
+            made.update({name: value for name, value in vars(self).items() if name not in before})
+        vars(self).update(made)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.CLI, "setup_parser", set_up_once)
+        yield
+
+
 @pytest.fixture
 def home(template: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to be in."""
