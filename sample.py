@@ -8,6 +8,7 @@ python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # e
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
 
-from models.console import OneLineParser, fail
+from models.console import OneLineParser, fail_if_known
 from models.errors import InputError
 from models.export import SUFFIX
 from models.files import replacing
@@ -102,13 +103,8 @@ def occupied(place: Path) -> bool:
 def write_images(out: str, batches: Batches, row: str) -> None:
     """Write one row as single images or an array, or the panel of all rows, as the end of `out` says."""
     target = Path(out)
-    (target if single_images(out) else target.parent).mkdir(parents=True, exist_ok=True)
     if single_images(out):
-        for old in target.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
-            old.unlink()
-        for first, rows in batches:
-            for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
-                Image.fromarray(picture).save(target / f"{i:06d}.png")
+        write_single_images(target, batches, row)
     elif target.suffix == ".npz":
         images = np.concatenate([as_pictures(row, rows[row]) for _, rows in batches])
         with replacing(target) as part:
@@ -119,6 +115,27 @@ def write_images(out: str, batches: Batches, row: str) -> None:
         with replacing(target) as part:
             picture.save(part)
     print(f"wrote: {out}")
+
+
+def write_single_images(folder: Path, batches: Batches, row: str) -> None:
+    """Write one row, an image a file; those of an earlier call stay until all of the new ones are on disk.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".part-", dir=folder) as part:
+            for first, rows in batches:
+                for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
+                    Image.fromarray(picture).save(Path(part, f"{i:06d}.png"))
+            for old in folder.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
+                old.unlink()
+            for new in Path(part).iterdir():
+                new.rename(folder / new.name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{folder}/: cannot be written ({reason}); make room there or check permissions") from error
 
 
 def draw_batches(
@@ -143,8 +160,9 @@ def main(args: list[str] | None = None) -> None:
     """Run a command line; what the user can mend ends in one line and exit code 2."""
     try:
         auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
-    except (InputError, OSError) as error:
-        fail(str(error))
+    except Exception as error:
+        fail_if_known(error, (InputError,))
+        raise
 
 
 if __name__ == "__main__":

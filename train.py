@@ -13,6 +13,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -20,13 +21,13 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from data.cache import DataError
 from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
-from models.console import OneLineParser, cause, fail
+from models.console import OneLineParser, fail_if_known, refuse_scalars
 from models.errors import InputError
 from models.evaluator import Evaluator
 from models.files import replacing
@@ -85,10 +86,12 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if not config.name or Path(config.name).name != config.name:
+        if not config.name or Path(config.name).name != config.name or config.name == "..":
             raise InputError(
                 f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
             )
+        for part in ("model", "data"):
+            refuse_scalars(locate(config[part].class_path), config[part].init_args.as_dict(), part)
         self.folder = Path(config.runs) / config.name
         if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
             config.ckpt_path = str(self.folder / "last.ckpt")
@@ -124,7 +127,10 @@ class CLI(LightningCLI):
             config |= {"logger": tracker or False, "enable_checkpointing": True}
             checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (ValueError, TypeError, MisconfigurationException) as error:  # it checks most of its arguments itself
+            raise InputError(f"trainer: {error}") from error
 
     @property
     def from_export(self) -> bool:
@@ -197,8 +203,7 @@ def main(args: list[str] | None = None) -> None:
             args=args,
         )
     except Exception as error:
-        if known := cause(error, (DataError, InputError)):
-            fail(str(known))
+        fail_if_known(error, (DataError, InputError, MisconfigurationException))
         raise
     except SIGTERMException:  # while measuring; its own exit code is 0
         sys.exit(143)

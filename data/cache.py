@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +28,11 @@ class Source(Protocol):
 
     Attributes:
         name: What the cache folder is called after; tells source, place and crop.
+        converted: What had to be done so that images could be used, a word each; `read` adds to it.
     """
 
     name: str
+    converted: Sequence[str]
 
     def items(self, split: str) -> Sequence[Any]:
         """The images of "train", "valid" or "test", in a fixed order. DataError if there are none."""
@@ -98,7 +101,7 @@ def _open(folder: Path, fingerprint: str, skip_corrupt: bool) -> dict[str, np.nd
 def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str, skip_corrupt: bool) -> None:
     """Writes the cache under a temporary name, then renames it: a kill at any point leaves no half cache."""
     partial, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
-    items = source.items(split)
+    items, already = source.items(split), len(source.converted)
     for left_by_a_kill in (partial, old):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir()
@@ -117,13 +120,16 @@ def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str
     if about["skipped"]:
         left_out = f"{len(about['skipped']):,} of {len(items):,} images (first: {about['skipped'][0]})"
         print(f"cache: {folder} leaves out {left_out}", flush=True)
+    if kinds := Counter(source.converted[already:]):
+        made = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        print(f"cache: {folder}: of {len(items):,} images, made plain RGB: {made}", flush=True)
 
 
 def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrupt: bool) -> dict[str, Any]:
     """Writes one .npy for each array that the source gives; returns its part of cache.json."""
     writers: dict[str, _NpyWriter] = {}
     skipped = []
-    bar = tqdm(items, f"cache {folder.stem}", unit=" images")
+    bar = tqdm(items, f"cache {folder.stem}", unit=" images", file=sys.stdout)
     try:
         with bar as progress, ThreadPoolExecutor(WORKERS) as pool:
             for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):

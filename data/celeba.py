@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data.cache import DataError
-from data.folder import Crop, files_fingerprint, read_square, root_tag
+from data.folder import MEND, Crop, files_fingerprint, read_file, read_square, root_tag
 
 IMAGES, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
 SPLITS = {"0": "train", "1": "valid", "2": "test"}
@@ -34,6 +34,7 @@ class CelebASource:
 
     def __init__(self, root: str | Path, crop: Crop = "c148", download: bool = False, partial: bool = False) -> None:
         self.crop, self.partial = crop, partial
+        self.converted: list[str] = []
         if download and not _present(_base(root)):
             _download(Path(root))
         self.base = _base(root)
@@ -53,7 +54,8 @@ class CelebASource:
         return self.images.fingerprint(self.items(split), self.crop)
 
     def read(self, item: str, size: int) -> dict[str, np.ndarray]:
-        return {"image": read_square(self.images.read(item), f"{self.images.path}/{item}", self.crop, size)}
+        where = f"{self.images.path}/{item}"
+        return {"image": read_square(self.images.read(item), where, self.crop, size, self.converted)}
 
     def _open_images(self) -> "_Folder | _Zip":
         if (self.base / IMAGES).is_dir():
@@ -84,16 +86,16 @@ class CelebASource:
     def _partition(self) -> list[tuple[str, str]]:
         """(file name, split) for each line of the partition file."""
         named = []
-        with open(self.base / PARTITION, errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                match line.split():
-                    case [name, code] if code in SPLITS:
-                        named.append((name, SPLITS[code]))
-                    case []:
-                        pass
-                    case _:
-                        where = f"{self.base / PARTITION}, line {number}"
-                        raise DataError(f"CelebA: {where}: not 'NAME 0|1|2'; fetch the file again")
+        text = read_file(self.base / PARTITION).decode(errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            match line.split():
+                case [name, code] if code in SPLITS:
+                    named.append((name, SPLITS[code]))
+                case []:
+                    pass
+                case _:
+                    where = f"{self.base / PARTITION}, line {number}"
+                    raise DataError(f"CelebA: {where}: not 'NAME 0|1|2'; fetch the file again")
         return named
 
 
@@ -107,26 +109,31 @@ class _Folder:
         return set(os.listdir(self.path))
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        return read_file(self.path / name)
 
     def fingerprint(self, names: Sequence[str], crop: Crop) -> str:
         return files_fingerprint((self.path / name for name in names), crop)
 
 
 class _Zip:
-    """Image files in a zip, under any folder inside it."""
+    """Image files in a zip, under any folder inside it. DataError if it is none, or has paths that lead out of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.zip = zipfile.ZipFile(path)
+        except OSError as error:
+            raise DataError(f"CelebA: {path}: cannot be read ({error.strerror}); {MEND}") from error
         except zipfile.BadZipFile as error:
             with open(path, "rb") as file:
                 is_html = file.read(1024).lstrip().startswith(b"<")
             what = "is a web page (quota?), not a zip" if is_html else f"is damaged or cut off ({error})"
             raise DataError(f"CelebA: {path} {what}; fetch it again") from error
-        files = (info for info in self.zip.infolist() if not info.is_dir())
-        self.members = {PurePosixPath(info.filename).name: info for info in files}
+        files = {PurePosixPath(info.filename): info for info in self.zip.infolist() if not info.is_dir()}
+        for inside in files:  # nothing is extracted, but such a zip is not the one that CelebA's site gives
+            if inside.is_absolute() or ".." in inside.parts:
+                raise DataError(f"CelebA: {path}: its path {inside} leads out of it; fetch it again")
+        self.members = {inside.name: info for inside, info in files.items()}
         self.lock = threading.Lock()  # a handle for each thread would cost 200,000 entries
 
     def names(self) -> set[str]:
@@ -136,7 +143,7 @@ class _Zip:
         with self.lock:
             try:
                 return self.zip.read(self.members[name])
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: a password
                 raise DataError(f"{self.path}/{name}: damaged in the zip ({error})") from error
 
     def fingerprint(self, names: Sequence[str], crop: Crop) -> str:

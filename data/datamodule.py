@@ -145,6 +145,11 @@ class ImageDataModule(pl.LightningDataModule):
             raise DataError(
                 f"--data.batch_size {batch_size}, --data.eval_batch_size {eval_batch_size}: at least 1 each"
             )
+        if seed < 0 or num_workers < 0 or limit_valid is not None and limit_valid < 1:
+            raise DataError(
+                f"--data.seed {seed}, --data.num_workers {num_workers}: not negative; "
+                f"--data.limit_valid {limit_valid}: at least 1, or null for all"
+            )
         self.size = size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from data.cache import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MEND = "check that it is there and may be read"
 
 Crop = Literal["c148", "c178", "c140", "c128", "c108", "square", "none"]
 """c148 to c108: the centre square of so many pixels; an image smaller than that is refused.
@@ -37,22 +38,57 @@ def square_crop_resize(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """The first frame of an encoded image as 8-bit RGB, upright by its EXIF, transparency laid over white."""
+def read_file(path: Path) -> bytes:
+    """What a file holds. DataError, naming it, if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
+
+
+def conversions(image: Image.Image, data: bytes) -> list[str]:
+    """What decode_rgb does to an image that is no upright 8-bit RGB of one frame; data are the bytes it lies in."""
+    deep = image.mode.startswith("I") or image.format == "PNG" and data[24] == 16  # its header's bits a channel
+    found = {
+        "grey": image.mode in ("1", "L", "LA") or image.mode.startswith("I"),
+        "with a palette": image.mode in ("P", "PA"),
+        "CMYK": image.mode == "CMYK",
+        "with alpha (laid over white)": image.has_transparency_data,
+        "of 16 bits (rounded to 8)": deep,
+        "turned (upright by their EXIF)": image.getexif().get(ExifTags.Base.Orientation, 1) != 1,
+        "animated (their first frame)": getattr(image, "is_animated", False),
+    }
+    return [kind for kind, is_so in found.items() if is_so]
+
+
+def decode_rgb(data: bytes, converted: list[str]) -> Image.Image:
+    """The first frame of an encoded image as 8-bit RGB, upright by its EXIF, transparency laid over white.
+
+    To `converted` is added what had to be done.
+    """
     with Image.open(io.BytesIO(data)) as image:
+        kinds = conversions(image, data)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion clips at 255
             image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("RGB")
+        image = image.convert("RGB")
+    converted += kinds  # of an image that could be used
+    return image
 
 
-def read_square(data: bytes, where: str | Path, crop: Crop, size: int) -> np.ndarray:
-    """Bytes of an image file to (size, size, 3) uint8. DataError, naming the file, if they are no image."""
+def read_square(data: bytes, where: str | Path, crop: Crop, size: int, converted: list[str]) -> np.ndarray:
+    """Bytes of an image file to (size, size, 3) uint8, see decode_rgb and square_crop_resize.
+
+    DataError, naming the file, if they are no image.
+    """
     try:
-        image = decode_rgb(data)
+        image = decode_rgb(data, converted)
+    except UnidentifiedImageError as error:
+        reason = "of no known format" if data else "the file is empty"
+        raise DataError(f"{where}: not a readable image ({reason})") from error
     except Exception as error:  # on damaged files PIL's decoders raise anything from OSError to struct.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where}: not a readable image ({reason})") from error
@@ -63,10 +99,16 @@ def read_square(data: bytes, where: str | Path, crop: Crop, size: int) -> np.nda
 
 
 def files_fingerprint(files: Iterable[Path], *options: object) -> str:
-    """A hash over names, sizes and times of the files and over the options. Opens no file."""
+    """A hash over names, sizes and times of the files and over the options. Opens no file.
+
+    DataError if one is not there or may not be looked at.
+    """
     digest = hashlib.sha256(repr(options).encode())
     for file in files:
-        stat = file.stat()
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
         digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -91,6 +133,7 @@ class FolderSource:
 
     def __init__(self, root: str | Path, crop: Crop = "square", valid_share: float = 0.05) -> None:
         self.root, self.crop, self.valid_share = Path(root), crop, valid_share
+        self.converted: list[str] = []
         if not self.root.is_dir():
             raise DataError(f"ImageFolder: no folder {root}; pass --data.root DIR")
         if not 0 < valid_share < 1:
@@ -109,7 +152,7 @@ class FolderSource:
 
     def read(self, item: str, size: int) -> dict[str, np.ndarray]:
         file = self.root / item
-        return {"image": read_square(file.read_bytes(), file, self.crop, size)}
+        return {"image": read_square(read_file(file), file, self.crop, size, self.converted)}
 
     @property
     def _has_splits(self) -> bool:
@@ -119,7 +162,8 @@ class FolderSource:
     def _splits(self) -> dict[str, list[str]]:
         """Relative paths, sorted, by split."""
         if self._has_splits:
-            splits = {split: self._images(split) for split in ("train", "valid", "test")}
+            there = [split for split in ("train", "valid", "test") if (self.root / split).is_dir()]
+            splits = {split: self._images(split) for split in there}
         else:
             splits = {"train": [], "valid": []}
             for name in self._images("."):
@@ -128,8 +172,11 @@ class FolderSource:
         return splits
 
     def _images(self, under: str) -> list[str]:
+        def refuse(error: OSError) -> None:  # or os.walk would pass over the folder in silence
+            raise DataError(f"ImageFolder: {error.filename}: cannot be read ({error.strerror}); {MEND}") from error
+
         found = []
-        for folder, subfolders, names in os.walk(self.root / under):
+        for folder, subfolders, names in os.walk(self.root / under, onerror=refuse):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             relative = Path(folder).relative_to(self.root)
             found += [

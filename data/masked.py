@@ -38,7 +38,7 @@ class MaskedSource:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        self.path, self.converted = Path(path), ()
         self.name = f"masked-{self.path.stem}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]}"
 
     @cached_property

@@ -22,7 +22,7 @@ class NumberedSource:
         for name, value, least in (("count", count, 1), ("valid_count", valid_count, 1), ("seed", seed, 0)):
             if not least <= value <= 10**9:
                 raise DataError(f"{what}: {name} {value} is not in {least}..{10**9}")
-        self.what, self.seed = what, seed
+        self.what, self.seed, self.converted = what, seed, ()
         self.counts = {"train": count, "valid": valid_count, "test": valid_count}
 
     def items(self, split: str) -> range:

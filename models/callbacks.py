@@ -17,6 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from models.errors import InputError
 from models.files import replacing
 from models.modules.base import ImageModule, write_figures
 from models.modules.finite import diverged, fault
@@ -233,6 +234,23 @@ class FinalValues(Callback):
     def __init__(self, path: Path) -> None:
         self.path, self.before = path, {}
 
+    def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:
+        """Read the file, which is needed at the end: what is wrong with it shall be known before the work."""
+        self.written()
+
+    def written(self) -> dict[str, Any]:
+        """What the file holds by now.
+
+        Raises:
+            InputError: it is not ours.
+        """
+        if not self.path.exists():
+            return {}
+        try:
+            return dict(json.loads(self.path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self.path}: not as degrain writes it ({error}); move it away") from None
+
     def at_hand(self, trainer: pl.Trainer) -> dict[str, float]:
         """The Trainer's metrics, and those of before a kill that were not logged again."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.endswith("_step")}
@@ -247,7 +265,7 @@ class FinalValues(Callback):
     @rank_zero_only
     def write(self, trainer: pl.Trainer, module: ImageModule) -> None:
         """Merge the Trainer's metrics into the file."""
-        values = json.loads(self.path.read_text()) if self.path.exists() else {}
+        values = self.written()
         facts = module.facts()
         if facts:  # of a test: what is left of an earlier one may be of other images
             values = {name: value for name, value in values.items() if not name.startswith("test/")}

@@ -108,7 +108,7 @@ class Drawer(nn.Module):
             for name, network in self.named_children():
                 network.load_state_dict(part(state, PARTS[name]))
         except RuntimeError:
-            raise InputError(f"checkpoint {path}: its {name} was written by another version of degrain") from None
+            raise of_another_version(path, f"its {name} ") from None
 
 
 class Pipeline(Drawer):
@@ -231,16 +231,28 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
         else:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
-        kind = type(error).__name__
+        why = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(
-            f"checkpoint {path}: cannot be read ({kind}): truncated or no checkpoint; take a copy or train it anew"
+            f"checkpoint {path}: cannot be read ({why}): truncated or no checkpoint; take a copy or train it anew"
         ) from None
     if not isinstance(checkpoint, dict) or "degrain" not in checkpoint:
-        raise InputError(f"checkpoint {path}: was not written by degrain (it has no key `degrain`)")
+        raise InputError(
+            f"checkpoint {path}: was not written by degrain (it has no key `degrain`); give the last.ckpt of a run"
+        )
     try:
-        return Card(**checkpoint["degrain"]), checkpoint["state_dict"]
-    except (TypeError, KeyError):
-        raise InputError(f"checkpoint {path}: was written by another version of degrain") from None
+        card, state = Card(**checkpoint["degrain"]), dict(checkpoint["state_dict"])
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("weights are tensors")
+        return card, state
+    except (TypeError, KeyError, ValueError):
+        raise of_another_version(path) from None
+
+
+def of_another_version(path: str | Path, what: str = "") -> InputError:
+    """The refusal of a checkpoint whose card or weights are not as this version writes them."""
+    return InputError(
+        f"checkpoint {path}: {what}was written by another version of degrain; take that one or train it anew"
+    )
 
 
 def exported(path: str | Path) -> bytes:
@@ -290,14 +302,20 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline | PlainPipeline]:
     card, state = read_checkpoint(path)
     if card.stage == "toy":
         raise InputError(f"checkpoint {path}: is a toy's, which draws no images; its figures lie beside it")
+    try:
+        pipeline = untrained(card)
+    except (TypeError, KeyError):
+        raise of_another_version(path) from None
+    pipeline.load(state, path)
+    return card, pipeline.eval()
+
+
+def untrained(card: Card) -> Pipeline | PlainPipeline:
+    """The networks that a card describes, without their weights."""
     if card.generator is not None:
-        plain = PlainPipeline(Generator(card.size, GeneratorConfig(**card.generator)))
-        plain.load(state, path)
-        return card, plain.eval()
+        return PlainPipeline(Generator(card.size, GeneratorConfig(**card.generator)))
     config = card.vae_config()
     vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
     if card.denoiser is not None:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser), card.noise)
-    pipeline = Pipeline(vae, prior, denoiser)
-    pipeline.load(state, path)
-    return card, pipeline.eval()
+    return Pipeline(vae, prior, denoiser)

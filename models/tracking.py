@@ -95,9 +95,9 @@ class Tracker(WandbLogger):
         if self._experiment is None:
             try:
                 self._experiment = self._start_run()
-            except wandb.Error as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"W&B did not start ({reason}); pass --wandb offline") from error
+            except (wandb.Error, OSError) as error:
+                reason, other = " ".join(str(error).split()), "off" if isinstance(error, OSError) else "offline"
+                raise InputError(f"W&B did not start ({reason}); pass --wandb {other}") from error
             self._experiment.define_metric("*", step_metric="images_seen", step_sync=True)
         return self._experiment
 

@@ -155,46 +155,6 @@ def test_what_is_there_is_replaced_on_request_alone(trained, capsys, out):
     assert (Path(out) / "000000.png").exists() if out.endswith("/") else held.read_bytes() != b"mine"
 
 
-# --- what a user can mend
-
-
-WRONG = {
-    "none": (["--n", "0"], "--n 0"),
-    "negative seed": (["--seed", "-1"], "--seed -1"),
-    "no batch": (["--batch_size", "0"], "--batch_size 0"),
-    "type": (["--n", "many"], "many"),
-    "row": (["--row", "denoised"], "is of stage vae and has mean, std, sample"),
-    "unknown row": (["--row", "meen"], "meen"),
-    "prior": (["--prior", "other"], "other"),
-    "no such prior": (["--prior", "learned"], "has standard, fitted; stage 1 learns its prior when its budget is seen"),
-    "ending": (["--out", "picture.jpg"], "picture.jpg: end it in .png, .npz"),
-    "device": (["--device", "gpu"], "--device gpu cannot be used"),
-    "typo": (["--sede", "1"], "unknown name `sede`; did you mean `seed`?"),
-    "another typo": (["--batchsize", "1"], "unknown name `batchsize`; did you mean `batch_size`?"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_argument_is_one_line_and_writes_nothing(trained, capsys, elsewhere, case):
-    options, said = WRONG[case]
-    assert said in error_of(capsys, [trained.vae / "last.ckpt", *options])
-    assert not list(elsewhere.iterdir())
-
-
-def test_a_checkpoint_that_is_none_is_one_line(trained, capsys):
-    assert "absent.ckpt: no such file" in error_of(capsys, ["absent.ckpt"])
-    Path("part.ckpt").write_bytes((trained.vae / "last.ckpt").read_bytes()[:5000])
-    assert "part.ckpt: cannot be read" in error_of(capsys, ["part.ckpt"])
-    torch.save({"state_dict": {}}, "other.ckpt")
-    assert "was not written by degrain" in error_of(capsys, ["other.ckpt"])
-    assert "checkpoint" in error_of(capsys, [])
-
-
-def test_a_place_that_cannot_be_written_is_one_line(trained, capsys):
-    Path("file").write_bytes(b"")
-    assert "file" in error_of(capsys, [trained.vae / "last.ckpt", "--n", "1", "--out", "file/s.png"])
-
-
 # --- as a process
 
 

@@ -60,8 +60,10 @@ class Recipe(pl.LightningModule):
             raise InputError(
                 f"model: warmup ({warmup}) and decay ({decay}) are shares of the budget: at most 1 together"
             )
-        if learning_rate <= 0 or seed < 0:
-            raise InputError(f"model: learning_rate ({learning_rate}) must be positive and seed ({seed}) not negative")
+        if not 0 < learning_rate < math.inf or seed < 0:
+            raise InputError(
+                f"model: learning_rate ({learning_rate}) must be positive and finite and seed ({seed}) not negative"
+            )
         self.budget, self.validate_every, self.learning_rate = budget, validate_every, learning_rate
         self.warmup, self.decay, self.seed = warmup, decay, seed
         self.images_seen = self.warm_from = 0
