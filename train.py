@@ -19,6 +19,7 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -114,6 +115,10 @@ class CLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
+        # Two players take turns, and the one that waits has no gradient to send.
+        turns = getattr(self.model, "discriminator", None) is not None
+        ddp = {"start_method": "popen", "find_unused_parameters": turns}
+        StrategyRegistry.register("ddp", DDPStrategy, "what several processes get", override=True, **ddp)
         callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
         if self.subcommand == "test":
             callbacks.insert(1, CountModes())  # before the values are written
@@ -177,6 +182,7 @@ def main(args: list[str] | None = None) -> None:
         "LeafSpec",
         "in eval mode",
         "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning uses it
+        "It is recommended to use `self.log",  # what it says of values that are of all processes already
         "no `validation_step`",
     ):
         warnings.filterwarnings("ignore", f".*{message}")

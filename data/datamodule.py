@@ -116,6 +116,8 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         size: Height and width of the images.
         batch_size: Training images of one step, over all processes together.
+        micro_batch_size: Most training images that go through the networks at once in each process; by default all.
+            A step of more goes through them in equal pieces, with the result of one, in less memory and more time.
         eval_batch_size: Images of one batch of validation and test, in each process.
         flip: Flip half the training images horizontally.
         seed: Seed of the order and the flips of training images.
@@ -132,6 +134,7 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         size: int = 64,
         batch_size: int = 64,
+        micro_batch_size: int | None = None,
         eval_batch_size: int = 128,
         flip: bool = True,
         seed: int = 0,
@@ -141,12 +144,13 @@ class ImageDataModule(pl.LightningDataModule):
         limit_valid: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise DataError(
-                f"--data.batch_size {batch_size}, --data.eval_batch_size {eval_batch_size}: at least 1 each"
-            )
+        sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "eval_batch_size": eval_batch_size}
+        for name, images in sizes.items():
+            if images is not None and images < 1:
+                raise DataError(f"--data.{name} {images}: at least 1 image")
         self.size = size
         self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
         self.eval_batch_size = eval_batch_size
         self.flip = flip
         self.seed = seed
