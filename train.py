@@ -27,7 +27,7 @@ from torch import Tensor
 
 from data.cache import DataError
 from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
-from models.console import OneLineParser, cause, fail
+from models.console import OneLineParser, cause, fail, lost_process
 from models.errors import InputError
 from models.evaluator import Evaluator
 from models.files import replacing
@@ -43,6 +43,12 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 20,
 }
+
+OURS_INSTEAD = {
+    "accumulate_grad_batches": (1, "a step is data.batch_size images, and data.micro_batch_size takes it in pieces"),
+    "gradient_clip_val": (None, "take model.gradient_clip, which stage 1 has"),
+}
+"""Of the Trainer's options those that recipes do otherwise: the value that leaves it to them, and the way."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -90,6 +96,9 @@ class CLI(LightningCLI):
             raise InputError(
                 f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
             )
+        for option, (left_to_us, way) in OURS_INSTEAD.items():
+            if config.trainer[option] != left_to_us:
+                raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
         self.folder = Path(config.runs) / config.name
         if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
             config.ckpt_path = str(self.folder / "last.ckpt")
@@ -205,6 +214,8 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if known := cause(error, (DataError, InputError)):
             fail(str(known))
+        if lost := lost_process(error):
+            fail(lost)
         raise
     except SIGTERMException:  # while measuring; its own exit code is 0
         sys.exit(143)

@@ -227,7 +227,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         """Every image once, in order; each process takes its share."""
-        share = range(self.trainer.global_rank, len(self.datasets[split]), self.trainer.world_size)
+        images, world = len(self.datasets[split]), self.trainer.world_size
+        if images < world:  # a process without any would keep the others waiting
+            raise DataError(f"{images} images in {split} for {world} processes: at least one each; take fewer of these")
+        share = range(self.trainer.global_rank, images, world)
         return self.numbered_dataloader(split, share)
 
     def _loader(self, images: CachedImages, **options) -> DataLoader:

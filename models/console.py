@@ -9,6 +9,7 @@ import typing
 from argparse import ArgumentParser, _SubParsersAction
 from typing import NoReturn
 
+import torch
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -43,6 +44,15 @@ class OneLineParser(LightningArgumentParser):
         )
         message = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", message, flags=re.S)
         fail(f"config: {message.replace('Parser key', 'value of')}")
+
+
+def lost_process(error: Exception) -> str | None:
+    """The line for an error that says that another process of a run is gone; nothing for another error."""
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        return None
+    said = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0].splitlines()[0][:200]  # without the place in its sources
+    what = "another process of this run has ended or does not answer; if it had time, it has said why"
+    return f"{what}: {said}; --ckpt_path last goes on from the last checkpoint"
 
 
 def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:

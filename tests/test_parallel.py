@@ -4,7 +4,11 @@ Parts add up in another order, so equal is up to summation. In float64 that leav
 """
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,14 @@ from torch import Tensor
 from models import pipeline
 from models.modules import base
 from models.modules.base import ImageModule
+from models.modules.steps import number_of_pieces
 from models.randomness import noise_of_images
 from tests import tiny
 from tests.conftest import Trained
 from tests.test_controls import plain
 from tests.test_modules import STEP, Record, fit, gan, portraits, vae
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -83,6 +90,51 @@ def test_pieces_equal_the_whole_batch(trained, float64, recipe):
     states = ([o.state_dict() for o in module.trainer.optimizers] for module in modules)
     assert_close(*states, where="optimizers")
     assert_close(*(module.trainer.callback_metrics for module in modules), where="values")
+
+
+@pytest.mark.parametrize("recipe", ["vae, moments", "gan"])
+def test_pieces_have_the_gradients_of_the_whole_in_half_precision_too(trained, recipe):
+    norms = []
+    for most in (None, 4):
+        module = fit(made(trained, recipe, 1), portraits(trained, micro_batch_size=most), precision="bf16-mixed")
+        states = [state for o in module.trainer.optimizers for state in o.state.values()]
+        norms.append(torch.stack([state["exp_avg_sq"].norm() for state in states]).sqrt())  # of each weight's gradient
+    assert norms[0].count_nonzero() > 0.6 * len(norms[0])  # layers that end in 0 pass nothing on at first
+    assert ((norms[0] - norms[1]).abs() < 0.1 * norms[0] + 0.01 * norms[0].max()).all()
+
+
+@pytest.mark.parametrize("recipe", ["vae", "gan"])
+def test_a_step_in_quarters_keeps_less_than_half_of_the_tensors_for_its_gradient(trained, recipe):
+    peaks = [
+        kept_at_once(lambda most=most: fit(made(trained, recipe, 1), portraits(trained, micro_batch_size=most)))
+        for most in (None, 4)
+    ]
+    assert peaks[1] < 0.4 * peaks[0]
+
+
+def kept_at_once(train: Callable[[], Any]) -> int:
+    """The most values that autograd keeps for backward passes at a time, over images: of tensors of a batch alone."""
+    now, most = 0, 0
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal now, most
+            self.tensor, self.size = tensor, tensor.numel() if tensor.ndim == 4 and not tensor.is_leaf else 0
+            now += self.size
+            most = max(most, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            now -= self.size
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        train()
+    return most
+
+
+@pytest.mark.parametrize(("images", "most", "pieces"), [(16, 16, 1), (16, 99, 1), (16, 5, 4), (7, 3, 7), (12, 5, 3)])
+def test_pieces_are_equal_and_as_few_as_can_be(images, most, pieces):
+    assert number_of_pieces(images, most) == pieces
 
 
 # --- over processes
@@ -151,3 +203,37 @@ def test_two_processes_in_pieces_equal_one(root, float64, stage):
     assert_close(values, values_of_two, where="metrics.json")
     for rank in (0, 1):
         assert_close(losses(root, "one"), losses(root, "two", rank), where=f"losses of process {rank}")
+
+
+# --- as processes
+
+
+def launched(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`train.py fit` of stage 1 on two processes that Lightning starts; it must end."""
+    config = tiny.write(root / "c.yaml", tiny.vae_config(root) | {"name": "mine"})
+    command = [sys.executable, "train.py", "fit", "-c", str(config), "--trainer.devices=2", "--checkpoint_minutes=0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def sent(images: int, name: str, rank: int) -> str:
+    """The option that sends one process a signal at so many images seen."""
+    callback = {"class_path": "tests.tiny.Send", "init_args": {"images": images, "name": name, "rank": rank}}
+    return f"--trainer.callbacks={json.dumps([callback])}"
+
+
+def test_a_signal_to_one_process_stops_both_and_a_dead_one_ends_the_other(root):
+    folder = root / "runs/mine"
+    stopped = launched(root, sent(24, "SIGTERM", rank=1))
+    assert stopped.returncode == 143
+    assert [line for line in stopped.stderr.splitlines() if "stopped; " in line] == stopped.stderr.splitlines()
+    assert len(stopped.stderr.splitlines()) == 1  # the first process alone speaks
+    assert len([line for line in stopped.stdout.splitlines() if line.startswith("training   0%")]) == 1
+    assert tiny.checkpoint(folder)["degrain"]["images_seen"] == 24
+
+    killed = launched(root, sent(40, "SIGKILL", rank=1), "--ckpt_path=last")
+    assert killed.returncode in (2, -signal.SIGKILL)
+    if killed.returncode == 2:  # it found out before Lightning's watch over the processes that it has started did
+        [line] = killed.stderr.splitlines()
+        assert line.startswith("error: another process of this run has ended") and "--ckpt_path last" in line
+    assert tiny.checkpoint(folder)["degrain"]["images_seen"] == 32  # the last that was whole

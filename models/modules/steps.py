@@ -55,6 +55,7 @@ class SteppedModule(ImageModule):
         for piece in range(self.pieces):
             self.piece = piece
             yield {name: values[piece :: self.pieces] for name, values in batch.items()}
+            torch.clear_autocast_cache()  # it would give weights cast without gradients to those who need them
         self.piece = 0
 
     @torch.no_grad()
@@ -99,11 +100,14 @@ class SteppedModule(ImageModule):
         found = []
         for piece in self.deal(batch):
             with optimizer.toggle_model(sync_grad=self.piece == self.pieces - 1):
-                value, terms = loss(piece)
-                self.manual_backward(poisoned(value / self.pieces))
-            found.append({name: term.detach() for name, term in terms.items()})
+                found.append(self.learned(*loss(piece)))
         optimizer.step()
         return {name: torch.stack([terms[name] for terms in found]) for name in found[0]}
+
+    def learned(self, loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the gradients of a piece's loss; gives its terms without their graphs, which else would be kept."""
+        self.manual_backward(poisoned(loss / self.pieces))
+        return {name: term.detach() for name, term in terms.items()}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.finite = drop_unless_finite(optimizer, self.limited(optimizer))
