@@ -1,6 +1,8 @@
 """A batch in parts, over processes or in pieces, equals the whole: losses, weights, averages, optimizer states, values.
 
-Parts add up in another order, so equal is up to summation. In float64 that leaves 1e-9 of a value after some steps.
+Parts add up in another order, so equal is up to rounding. In float32 that is 1e-7 of a gradient, which Adam, dividing
+by the gradient's own size, makes a whole step of where the gradient is nothing but rounding. In float64 such gradients
+are far below Adam's epsilon, and a few steps leave 1e-9 of any value: a term that is only nearly right cannot hide.
 """
 
 import json

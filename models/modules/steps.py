@@ -42,7 +42,8 @@ class SteppedModule(ImageModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         images = len(batch["image"])
-        self.pieces = number_of_pieces(images, self.trainer.datamodule.micro_batch_size or images)
+        most = getattr(self.trainer.datamodule, "micro_batch_size", None)  # there may be loaders alone
+        self.pieces = number_of_pieces(images, most or images)
         self.foreseen = None
 
     @property
