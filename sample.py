@@ -4,15 +4,18 @@ python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # r
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
 python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # everything takes it like a checkpoint
+torchrun --nproc_per_node 4 sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # the same, shared out
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as processes
 from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
@@ -51,7 +54,7 @@ def sample(
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
         prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a mixture; by default the best.
         batch_size: images decoded at once.
-        device: `cpu`, `cuda`, or `auto`.
+        device: `cpu`, `cuda`, or `auto`; of torchrun's processes each takes a GPU of its own.
         export: FILE.safetensors to write VAE, prior and, of stage 2, the denoiser's moving average to, in half
             precision and without what only training needs. Nothing is drawn unless --out is given, too.
         overwrite: replace what is at `out` and `export`.
@@ -80,14 +83,21 @@ def sample(
         raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"sample: --device {device} cannot be used: {error}") from None
-    if export is not None:
+    rank, world = share()  # behind the refusals: who begins to write waits for those who still look at what is there
+    if export is not None and rank == 0:
         write_export(checkpoint, Path(export))
     if out is not None:
-        write_images(out, draw_batches(pipeline, n, seed, prior, batch_size), row or pipeline.rows[-1])
+        firsts = range(0, n, batch_size)[rank::world]
+        batches = draw_batches(pipeline, firsts, n, seed, prior, batch_size, silent=rank > 0)
+        write_images(out, batches, row or pipeline.rows[-1], rank)
+    if world > 1:
+        processes.destroy_process_group()
 
 
 def single_images(out: str) -> bool:
@@ -100,24 +110,55 @@ def occupied(place: Path) -> bool:
     return any(place.iterdir()) if place.is_dir() else place.exists()
 
 
-def write_images(out: str, batches: Batches, row: str) -> None:
-    """Write one row as single images or an array, or the panel of all rows, as the end of `out` says."""
+def share() -> tuple[int, int]:
+    """This process's number and how many there are, who wait for each other here: one, or those of torchrun."""
+    if not processes.is_torchelastic_launched():
+        return 0, 1
+    processes.init_process_group("gloo")  # no more than pictures pass between them
+    return processes.get_rank(), processes.get_world_size()
+
+
+def wait() -> None:
+    """For all processes, where there are several."""
+    if processes.is_initialized():
+        processes.barrier()
+
+
+def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
+    """Write one row as single images or an array, or the panel of all rows, as the end of `out` says.
+
+    Of several processes each writes its own single images; anything else the first one writes.
+    """
     target = Path(out)
     if single_images(out):
-        write_single_images(target, batches, row)
+        write_single_images(target, batches, row, rank)
     elif target.suffix == ".npz":
-        images = np.concatenate([as_pictures(row, rows[row]) for _, rows in batches])
-        with replacing(target) as part:
-            np.savez(part, images=images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pictures = gathered([(first, as_pictures(row, rows[row])) for first, rows in batches])
+        if rank == 0:
+            with replacing(target) as part:
+                np.savez(part, images=np.concatenate(pictures))
     else:
-        drawn = [rows for _, rows in batches]
-        picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
-        with replacing(target) as part:
-            picture.save(part)
-    print(f"wrote: {out}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drawn = gathered(list(batches))
+        if rank == 0:
+            picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
+            with replacing(target) as part:
+                picture.save(part)
+    if rank == 0:
+        print(f"wrote: {out}")
 
 
-def write_single_images(folder: Path, batches: Batches, row: str) -> None:
+def gathered(drawn: list[tuple[int, Any]]) -> list[Any]:
+    """What all processes have drawn, in the order of the first images' numbers; nothing but on the first process."""
+    if processes.is_initialized():
+        parts = [[] for _ in range(processes.get_world_size())] if processes.get_rank() == 0 else None
+        processes.gather_object(drawn, parts)
+        drawn = sum(parts or [], [])
+    return [what for _, what in sorted(drawn, key=lambda numbered: numbered[0])]
+
+
+def write_single_images(folder: Path, batches: Batches, row: str, rank: int) -> None:
     """Write one row, an image a file; those of an earlier call stay until all of the new ones are on disk.
 
     Raises:
@@ -129,21 +170,30 @@ def write_single_images(folder: Path, batches: Batches, row: str) -> None:
             for first, rows in batches:
                 for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
                     Image.fromarray(picture).save(Path(part, f"{i:06d}.png"))
-            for old in folder.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
-                old.unlink()
+            wait()
+            if rank == 0:
+                for old in folder.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
+                    old.unlink()
+            wait()
             for new in Path(part).iterdir():
                 new.rename(folder / new.name)
+            wait()
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{folder}/: cannot be written ({reason}); make room there or check permissions") from error
 
 
 def draw_batches(
-    pipeline: Pipeline | PlainPipeline, n: int, seed: int, prior: PriorName | None, batch_size: int
+    pipeline: Pipeline | PlainPipeline,
+    firsts: range,
+    n: int,
+    seed: int,
+    prior: PriorName | None,
+    batch_size: int,
+    silent: bool,
 ) -> Batches:
     """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
-    firsts = range(0, n, batch_size)
-    for first in tqdm(firsts, "sampling", unit="batch", disable=len(firsts) < 2):
+    for first in tqdm(firsts, "sampling", unit="batch", disable=silent or len(firsts) < 2):
         rows = pipeline.draw(seed, range(first, min(n, first + batch_size)), prior)
         yield first, {name: images.cpu() for name, images in rows.items()}
 

@@ -20,6 +20,7 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from data.cache import DataError
 from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
-from models.console import OneLineParser, fail_if_known, refuse_scalars
+from models.console import OneLineParser, fail, fail_if_known, lost_process, refuse_scalars
 from models.errors import InputError
 from models.evaluator import Evaluator
 from models.files import replacing
@@ -43,6 +44,12 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 20,
 }
+
+OURS_INSTEAD = {
+    "accumulate_grad_batches": (1, "a step is data.batch_size images, and data.micro_batch_size takes it in pieces"),
+    "gradient_clip_val": (None, "take model.gradient_clip, which stage 1 has"),
+}
+"""Of the Trainer's options those that recipes do otherwise: the value that leaves it to them, and the way."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -90,6 +97,9 @@ class CLI(LightningCLI):
             raise InputError(
                 f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
             )
+        for option, (left_to_us, way) in OURS_INSTEAD.items():
+            if config.trainer[option] != left_to_us:
+                raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
         for part in ("model", "data"):
             refuse_scalars(locate(config[part].class_path), config[part].init_args.as_dict(), part)
         self.folder = Path(config.runs) / config.name
@@ -117,6 +127,10 @@ class CLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
+        # Two players take turns, and the one that waits has no gradient to send.
+        turns = getattr(self.model, "discriminator", None) is not None
+        ddp = {"start_method": "popen", "find_unused_parameters": turns}
+        StrategyRegistry.register("ddp", DDPStrategy, "what several processes get", override=True, **ddp)
         callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
         if self.subcommand == "test":
             callbacks.insert(1, CountModes())  # before the values are written
@@ -183,6 +197,7 @@ def main(args: list[str] | None = None) -> None:
         "LeafSpec",
         "in eval mode",
         "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning uses it
+        "It is recommended to use `self.log",  # what it says of values that are of all processes already
         "no `validation_step`",
     ):
         warnings.filterwarnings("ignore", f".*{message}")
@@ -203,6 +218,8 @@ def main(args: list[str] | None = None) -> None:
             args=args,
         )
     except Exception as error:
+        if lost := lost_process(error):
+            fail(lost)
         fail_if_known(error, (DataError, InputError, MisconfigurationException))
         raise
     except SIGTERMException:  # while measuring; its own exit code is 0

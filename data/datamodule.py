@@ -116,6 +116,8 @@ class ImageDataModule(pl.LightningDataModule):
     Args:
         size: Height and width of the images.
         batch_size: Training images of one step, over all processes together.
+        micro_batch_size: Most training images that go through the networks at once in each process; by default all.
+            A step of more goes through them in equal pieces, with the result of one, in less memory and more time.
         eval_batch_size: Images of one batch of validation and test, in each process.
         flip: Flip half the training images horizontally.
         seed: Seed of the order and the flips of training images.
@@ -132,6 +134,7 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         size: int = 64,
         batch_size: int = 64,
+        micro_batch_size: int | None = None,
         eval_batch_size: int = 128,
         flip: bool = True,
         seed: int = 0,
@@ -141,10 +144,10 @@ class ImageDataModule(pl.LightningDataModule):
         limit_valid: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise DataError(
-                f"--data.batch_size {batch_size}, --data.eval_batch_size {eval_batch_size}: at least 1 each"
-            )
+        sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "eval_batch_size": eval_batch_size}
+        for name, images in sizes.items():
+            if images is not None and images < 1:
+                raise DataError(f"--data.{name} {images}: at least 1 image")
         if seed < 0 or num_workers < 0 or limit_valid is not None and limit_valid < 1:
             raise DataError(
                 f"--data.seed {seed}, --data.num_workers {num_workers}: not negative; "
@@ -152,6 +155,7 @@ class ImageDataModule(pl.LightningDataModule):
             )
         self.size = size
         self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
         self.eval_batch_size = eval_batch_size
         self.flip = flip
         self.seed = seed
@@ -228,7 +232,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         """Every image once, in order; each process takes its share."""
-        share = range(self.trainer.global_rank, len(self.datasets[split]), self.trainer.world_size)
+        images, world = len(self.datasets[split]), self.trainer.world_size
+        if images < world:  # a process without any would keep the others waiting
+            raise DataError(f"{images} images in {split} for {world} processes: at least one each; take fewer of these")
+        share = range(self.trainer.global_rank, images, world)
         return self.numbered_dataloader(split, share)
 
     def _loader(self, images: CachedImages, **options) -> DataLoader:

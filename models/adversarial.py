@@ -72,23 +72,42 @@ def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
 
 
 def spread_loss(draws: Tensor, std: Tensor, pool: int = 8, epsilon: float = 1e-4) -> Tensor:
-    """(log v - log s)^2 averaged over regions: v the variance of G over its noise, s that of the decoder, (scalar).
+    """spread_of the regional_variances of a batch, which say more, (scalar).
+
+    Raises:
+        InputError: fewer than two draws.
+    """
+    return spread_of(regional_variances(draws, std, pool), epsilon)
+
+
+def regional_variances(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
+    """v, the variance of G over its noise, and s, that of the decoder, by region, (2, H / pool, W / pool).
 
     Both are averaged over the batch, the channels and pool x pool pixels before the log, because the log of a variance
-    estimated from few values is biased low; the same epsilon stands on both sides, in units of std^2's own mean, so
-    that equal variances always give 0.
+    estimated from few values is biased low. Of equal parts of a batch they average to its own.
 
     Args:
         draws: G for K >= 2 independent noises of the same z, (K, B, C, H, W).
         std: the decoder's std, (B, C, H, W).
         pool: side of a region in pixels; divides H and W.
-        epsilon: softens the log, as a share of the mean of std^2.
 
     Raises:
         InputError: fewer than two draws.
     """
     pattern = "b c (h p) (w q) -> h w"
     generated = reduce(variance_over_noise(draws), pattern, "mean", p=pool, q=pool)
-    decoded = reduce(std.square(), pattern, "mean", p=pool, q=pool)
+    return torch.stack([generated, reduce(std.square(), pattern, "mean", p=pool, q=pool)])
+
+
+def spread_of(variances: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """(log v - log s)^2 averaged over regions, for v and s (2, h, w), (scalar).
+
+    The same epsilon stands on both sides, in units of std^2's own mean, so that equal variances always give 0.
+
+    Args:
+        variances: of G over its noise, and of the decoder.
+        epsilon: softens the log, as a share of the mean of std^2.
+    """
+    generated, decoded = variances
     soft = epsilon * decoded.mean()
     return ((generated + soft).log() - (decoded + soft).log()).square().mean()

@@ -133,7 +133,7 @@ class Checkpoints(Checkpoint):
             raise KeyboardInterrupt
         self.signal = self.signal or number
         with suppress(RuntimeError, OSError):  # the signal may have come in the midst of another print
-            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+            rank_zero_only(print)("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
     def save(self, trainer: pl.Trainer, measured: bool) -> str | None:
         """Write the checkpoint, or say why it is none to go on from; all processes take part, the first one writes.
@@ -169,8 +169,9 @@ class Checkpoints(Checkpoint):
             raise diverged(module, f"{wrong} at the end of the budget")
 
     def save_and_stop(self, trainer: pl.Trainer, due: bool, measured: bool = False) -> None:
-        """Save if it is due or the run was asked to stop, which it then does; the first process decides for all."""
-        due, number = trainer.strategy.broadcast((due, self.signal))
+        """Save if it is due or a process was asked to stop, which all then do, with the same exit code."""
+        wishes = torch.tensor([due, self.signal], device=trainer.strategy.root_device)
+        due, number = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
         wrong = self.save(trainer, measured) if due or number else None
         if wrong and trainer.is_global_zero:
             seen = f"{trainer.lightning_module.images_seen:,} images seen"
@@ -179,7 +180,8 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 state = "is as it was" if wrong else "is up to date"
                 print(f"stopped; {self.path} {state}, and --ckpt_path last goes on from it", file=sys.stderr)
-            raise SystemExit(128 + number)
+            # The code is the first process's: Lightning kills it when one that it has started fails before it.
+            raise SystemExit(128 + number if trainer.is_global_zero else 0)
 
 
 class Pictures(Callback):

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
@@ -95,6 +96,15 @@ def refuse_scalars(cls: type, values: Mapping[str, Any], where: str) -> None:
             fields = ", ".join(field.name for field in dataclasses.fields(kind))
             raise InputError(f"config: {where}.{name}: {values[name]} is no mapping; give it {fields} as in configs/")
         refuse_scalars(kind, values[name], f"{where}.{name}")
+
+
+def lost_process(error: Exception) -> str | None:
+    """The line for an error that says that another process of a run is gone; nothing for another error."""
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        return None
+    said = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0].splitlines()[0][:200]  # without the place in its sources
+    what = "another process of this run has ended or does not answer; if it had time, it has said why"
+    return f"{what}: {said}; --ckpt_path last goes on from the last checkpoint"
 
 
 def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:

@@ -404,6 +404,7 @@ OF_DATA = {
         },
     ),
     "no batch": Case(f"{VAE} --data.batch_size 0", "batch_size 0"),
+    "no images in a piece": Case(f"{VAE} --data.micro_batch_size 0", "micro_batch_size 0: at least 1 image"),
     "no batch of evaluation": of_vae(f"{DATA}.eval_batch_size", 0, "eval_batch_size 0"),
     "no portraits": of_vae(f"{DATA}.count", 0, "count 0 is not in 1.."),
     "noise on no region": of_vae(f"{DATA}.noise", {"beard": 0.1}, "unknown region 'beard'; choose from"),
@@ -490,7 +491,12 @@ OF_CONFIGS = {
     "an accelerator that is none": Case(f"{VAE} --trainer.accelerator abacus", "abacus"),
     "a precision that is none": Case(f"{VAE} --trainer.precision 12", "precision"),
     "no devices": Case(f"{VAE} --trainer.devices 0", "devices"),
-    "the Trainer's clipping with two optimizers": Case(f"{GAN} --trainer.gradient_clip_val 1", "gradient_clip_val"),
+    "the Trainer's clipping": Case(
+        f"{GAN} --trainer.gradient_clip_val 1", "gradient_clip_val 1.0: take model.gradient_c"
+    ),
+    "the Trainer's accumulation": Case(
+        f"{VAE} --trainer.accumulate_grad_batches 2", "accumulate_grad_batches 2: a step is data.batch_size images"
+    ),
 }
 
 RESUME = "train fit -c vae.yaml --ckpt_path last --model.budget 192"

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -181,16 +182,24 @@ def test_validation_and_test_see_every_image_once_in_order(folder):
     assert module.seen == {"train": [], "valid": [0, 1, 2], "test": [0, 1, 2, 3, 4]}
 
 
+def one_of_two(folder: Path, rank: int, **settings: int) -> ImageFolder:
+    """The data module of one of two processes, ready to validate."""
+    data = image_folder(folder, **settings)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
+    data.setup("validate")
+    return data
+
+
 def test_processes_share_out_validation(folder):
-    seen = []
-    for rank in range(2):
-        data = image_folder(folder)
-        data.trainer = SimpleNamespace(
-            global_rank=rank, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
-        )
-        data.setup("validate")
-        seen += [batch["index"].tolist() for batch in data.val_dataloader()]
+    seen = [batch["index"].tolist() for rank in (0, 1) for batch in one_of_two(folder, rank).val_dataloader()]
     assert seen == [[0, 2], [4], [1, 3]]
+
+
+def test_a_process_without_an_image_to_validate_on_is_refused(folder):
+    for rank in (0, 1):
+        with pytest.raises(DataError, match="1 images in valid for 2 processes"):
+            one_of_two(folder, rank, limit_valid=1).val_dataloader()
 
 
 def test_describe_is_plain_and_complete(folder):

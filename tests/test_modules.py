@@ -42,12 +42,13 @@ def portraits(trained: Trained, **settings: Any) -> Portraits:
     return Portraits(**({"count": 64, "valid_count": 20} | common | settings))
 
 
-def fit(module: ImageModule, data: Portraits, *callbacks: pl.Callback) -> ImageModule:
-    """Train to the module's budget, with the settings of train.py and no files."""
+def fit(module: ImageModule, data: Portraits, *callbacks: pl.Callback, **options: Any) -> ImageModule:
+    """Train to the module's budget, with the settings of train.py, options of the Trainer, and no files."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     legs = {"max_epochs": -1, "reload_dataloaders_every_n_epochs": 1, "use_distributed_sampler": False}
     few = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    pl.Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **legs, **few).fit(module, data)
+    here = {"accelerator": "cpu", "devices": 1, "callbacks": list(callbacks)}
+    pl.Trainer(**here, **quiet, **legs, **few, **options).fit(module, data)
     return module
 
 

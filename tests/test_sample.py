@@ -1,7 +1,9 @@
 """sample.py as its user meets it: pixels by seed and number, three kinds of file, errors in one line."""
 
+import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -167,3 +169,33 @@ def test_a_checkpoint_alone_is_enough(trained, elsewhere):
     assert "sampling" in done.stderr and "Warning" not in done.stderr
     with np.load("s.npz") as file:
         assert np.abs(file["images"] - images(elsewhere / "alone.ckpt", "--n", "3").astype(int)).max() <= 1
+
+
+# --- several processes
+
+
+def drawn_by(rank: int, port: int, checkpoint: Path, out: str) -> None:
+    """One of two processes, as torchrun starts them."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "here"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sample.main([str(checkpoint), "--n", "7", "--batch_size", "2", "--device", "cpu", "--out", out])
+
+
+@pytest.mark.parametrize("out", ["two.npz", "two.png", "two/"])
+def test_two_processes_draw_what_one_does_each_image_once(trained, elsewhere, out):
+    checkpoint, alone = trained.gan / "last.ckpt", out.replace("two", "one")
+    sample.main([str(checkpoint), "--n", "7", "--batch_size", "2", "--device", "cpu", "--out", alone])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    pair = [context.Process(target=drawn_by, args=(rank, port, checkpoint, out)) for rank in (0, 1)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(60)
+    assert [process.exitcode for process in pair] == [0, 0]
+    files = [sorted(p for p in (elsewhere / place).rglob("*.png")) or [elsewhere / place] for place in (alone, out)]
+    assert len(files[0]) == len(files[1]) == (7 if out.endswith("/") else 1)
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes(), other.name

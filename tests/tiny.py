@@ -126,13 +126,14 @@ class AtImages(pl.Callback):
 
     Args:
         images: when.
+        rank: of the process, by default every one.
     """
 
-    def __init__(self, images: int) -> None:
-        self.images = images
+    def __init__(self, images: int, rank: int | None = None) -> None:
+        self.images, self.rank = images, rank
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
-        if module.images_seen == self.images:
+        if module.images_seen == self.images and self.rank in (None, trainer.global_rank):
             self.act(trainer)
 
     def act(self, trainer: pl.Trainer) -> None:
@@ -154,10 +155,11 @@ class Send(AtImages):
         name: of the signal.
         where: after that training step, in the validation that follows it, or between the write of the next checkpoint
             and its renaming.
+        rank: of the process, by default every one.
     """
 
-    def __init__(self, images: int, name: str, where: Where = "training") -> None:
-        super().__init__(images)
+    def __init__(self, images: int, name: str, where: Where = "training", rank: int | None = None) -> None:
+        super().__init__(images, rank)
         self.name, self.where = name, where
 
     def send(self) -> None:

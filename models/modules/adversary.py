@@ -1,6 +1,9 @@
 """What the GAN that denoises and its control without a VAE share: the steps of D and G, penalties, the average of G."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,15 +15,42 @@ from models.adversarial import AdversarialLoss, discriminator_loss, generator_lo
 from models.discriminator import Discriminator
 from models.errors import InputError
 from models.gaussian import Gaussian, dequantised
-from models.modules.base import ImageModule
-from models.modules.finite import drop_unless_finite, gradient_norm, poisoned
+from models.modules.steps import SteppedModule
 from models.pipeline import Card
 
 DRAWS = 2
 """Draws of each z in a training step: the least that a variance over noise can be estimated from."""
 
 
-class Adversary(ImageModule):
+@dataclass(frozen=True)
+class Scene:
+    """What both players see of B images.
+
+    Attributes:
+        real: residuals of photographs, (B, C, H, W).
+        draws: images of G, K for each p, (K, B, C, H, W), in [0, 1] units.
+        p: the Gaussians that residuals are of, (B, C, H, W).
+    """
+
+    real: Tensor
+    draws: Tensor
+    p: Gaussian
+
+    @cached_property
+    def fake(self) -> Tensor:
+        """Residuals of the draws, (K B, C, H, W), of the B conditions one after another."""
+        return rearrange((self.draws - self.p.mean) / self.p.std, "k b c h w -> (k b) c h w")
+
+    @cached_property
+    def pair(self) -> Gaussian:
+        """p of each of them."""
+        return self.p.repeat(len(self.draws))
+
+
+Scenes = Callable[[dict[str, Tensor]], Scene]
+
+
+class Adversary(SteppedModule):
     """A generator G, whose moving average is what counts, against a discriminator D.
 
     D judges residuals (image - mean)/std under a Gaussian p: the decoder's of each image, or one for all images. A
@@ -39,8 +69,6 @@ class Adversary(ImageModule):
 
     discriminator: Discriminator | None
     ema: AveragedModel
-    finite = True
-    """Whether the last step of an optimizer was."""
 
     def __init__(
         self, loss: AdversarialLoss, penalty_weight: float, penalty_every: int, ema_images: int, *clock: Any
@@ -50,7 +78,6 @@ class Adversary(ImageModule):
             raise InputError(f"model: penalty_weight ({penalty_weight}) must not be negative")
         if min(penalty_every, ema_images) < 1:
             raise InputError(f"model: penalty_every ({penalty_every}) and ema_images ({ema_images}) must be at least 1")
-        self.automatic_optimization = False
         self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
         self.ema_images = ema_images
 
@@ -89,13 +116,8 @@ class Adversary(ImageModule):
     # Training.
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x, rng = self.pixels(batch), self.train_rng()
-        p = self.condition(x, rng)
-        # Dequantised, or D would tell photographs by the 8-bit grid.
-        real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
-        draws = self.draws(p, rng)  # (K, B, C, H, W)
         penalise = self.images_seen // self.global_batch(batch) % self.penalty_every == 0
-        terms = self.play(real, draws, p, penalise)
+        terms = self.play(batch, self.scenes(batch), penalise)
         self.count_step(self.finite)
         if self.finite:
             self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
@@ -103,56 +125,60 @@ class Adversary(ImageModule):
         self.tick(batch)
         self.log_terms("train", terms)
 
-    def play(self, real: Tensor, draws: Tensor, p: Gaussian, penalise: bool) -> dict[str, Tensor]:
-        """A step of D, then one of G, for residuals of photographs (B, ...) and images of G (K, B, ...).
+    def scene(self, batch: dict[str, Tensor]) -> Scene:
+        """What the players see of a batch or a piece of one."""
+        x, rng = self.pixels(batch), self.train_rng()
+        p = self.condition(x, rng)
+        # Dequantised, or D would tell photographs by the 8-bit grid.
+        real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
+        return Scene(real, self.draws(p, rng), p)
+
+    def scenes(self, batch: dict[str, Tensor]) -> Scenes:
+        """The scene of each piece: made once, or of several pieces anew for each player, as its graph is large."""
+        if self.pieces > 1:
+            return self.scene
+        scene = self.scene(batch)
+        return lambda piece: scene
+
+    def play(self, batch: dict[str, Tensor], scenes: Scenes, penalise: bool) -> dict[str, Tensor]:
+        """A step of D, then one of G, on the same images.
 
         Where D's is not finite G has none: on the same images it would learn from the logits that were not. Where G's
         alone is not, D keeps its step, which was sound, and the step as a whole counts as skipped.
         """
-        fake = rearrange((draws - p.mean) / p.std, "k b c h w -> (k b) c h w")
-        pair = p.repeat(len(draws))
-        d_terms = self.discriminator_step(real, fake.detach(), p, pair, penalise)
-        return {**d_terms, **self.generator_step(real, fake, draws, p, pair)} if self.finite else d_terms
+        d_terms = self.discriminator_step(batch, scenes, penalise)
+        return {**d_terms, **self.generator_step(batch, scenes)} if self.finite else d_terms
 
-    def discriminator_step(
-        self, real: Tensor, fake: Tensor, p: Gaussian, pair: Gaussian, penalise: bool
-    ) -> dict[str, Tensor]:
-        """One step of D; `fake` and `pair` are (K B, ...), draws of the B conditions p one after another."""
+    def discriminator_step(self, batch: dict[str, Tensor], scenes: Scenes, penalise: bool) -> dict[str, Tensor]:
+        """One step of D."""
         optimizer, _ = self.optimizers()
-        real_logits = self.discriminator(real, p).repeat(len(fake) // len(real))
-        fake_logits = self.discriminator(fake, pair)
+        return self.step(optimizer, batch, lambda piece: self.discriminator_loss(scenes(piece), penalise))
+
+    def discriminator_loss(self, scene: Scene, penalise: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """D's loss, with its penalties, and what is to be logged."""
+        fake = scene.fake.detach()
+        real_logits = self.discriminator(scene.real, scene.p).repeat(len(scene.draws))
+        fake_logits = self.discriminator(fake, scene.pair)
         adversarial = discriminator_loss(self.loss, real_logits, fake_logits)
         terms = {"margin": real_logits - fake_logits, "d_loss": adversarial}
-        loss = adversarial.mean()
-        if penalise:
-            penalties = self.penalties(real, fake[: len(real)], p)
-            loss = loss + self.penalty_weight * self.penalty_every * sum(penalties.values()).mean()
-            terms |= penalties
-        self.step(optimizer, loss)
-        return terms
+        if not penalise:
+            return adversarial.mean(), terms
+        penalties = self.penalties(scene.real, fake[: len(scene.real)], scene.p)
+        weighted = self.penalty_weight * self.penalty_every * sum(penalties.values()).mean()
+        return adversarial.mean() + weighted, terms | penalties
 
-    def generator_step(
-        self, real: Tensor, fake: Tensor, draws: Tensor, p: Gaussian, pair: Gaussian
-    ) -> dict[str, Tensor]:
+    def generator_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
         """One step of G, against the discriminator as it now is."""
         _, optimizer = self.optimizers()
-        self.discriminator.requires_grad_(False)
+        return self.step(optimizer, batch, lambda piece: self.generator_loss(scenes(piece)))
+
+    def generator_loss(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor]]:
+        """G's loss, and what is to be logged."""
         with torch.no_grad():
-            real_logits = self.discriminator(real, p).repeat(len(draws))
-        adversarial = generator_loss(self.loss, real_logits, self.discriminator(fake, pair))
-        beside, terms = self.beside(draws, p)
-        self.step(optimizer, adversarial.mean() + beside)
-        self.discriminator.requires_grad_(True)
-        return {"g_loss": adversarial, **terms}
-
-    def step(self, optimizer: Any, loss: Tensor) -> None:
-        """One optimiser step on a loss; one that is not finite changes nothing."""
-        optimizer.zero_grad()
-        self.manual_backward(poisoned(loss))
-        optimizer.step()
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.finite = drop_unless_finite(optimizer, gradient_norm(optimizer))
+            real_logits = self.discriminator(scene.real, scene.p).repeat(len(scene.draws))
+        adversarial = generator_loss(self.loss, real_logits, self.discriminator(scene.fake, scene.pair))
+        beside, terms = self.beside(scene.draws, scene.p)
+        return adversarial.mean() + beside, {"g_loss": adversarial, **terms}
 
     # Validation, optimizers.
 

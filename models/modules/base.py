@@ -11,13 +11,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL.Image import Image
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import figures
 from models.errors import InputError
 from models.evaluation import EvaluationReport
 from models.files import replacing
-from models.modules.finite import PATIENCE, diverged
 from models.pictures import panel
 from models.pipeline import Card, Pipeline, PlainPipeline, drawn_with
 from models.randomness import generator, noise_of_images, shard
@@ -108,18 +107,23 @@ class Recipe(pl.LightningModule):
         """The stream of this training step."""
         return generator(self.seed, TRAIN_STREAM, self.images_seen, device=self.device)
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which part of the global batch is at hand, and of how many: this process's."""
+        return self.global_rank, self.trainer.world_size
+
     def normal(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """This process's share of the global batch's standard normal noise; the batch is the first axis."""
-        return shard(torch.randn, shape, rng, self.global_rank, self.trainer.world_size)
+        """This part's share of the global batch's standard normal noise; the batch is the first axis."""
+        return shard(torch.randn, shape, rng, *self.share)
 
     def uniform(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """The same for noise uniform in [0, 1)."""
-        return shard(torch.rand, shape, rng, self.global_rank, self.trainer.world_size)
+        return shard(torch.rand, shape, rng, *self.share)
 
     # Logging: every curve stands against images_seen.
 
     def log_terms(self, stage: str, terms: dict[str, Tensor]) -> None:
-        """Log the batch means of per-sample terms as `stage/name`; in evaluation averaged over all images.
+        """Log the global batch's means of per-sample terms as `stage/name`; in evaluation averaged over all images.
 
         The logger's step is images_seen, in float64: float32 counts exactly only to 16.8 million.
         There may be no terms: the export of a plain GAN has no discriminator to measure it by.
@@ -130,6 +134,9 @@ class Recipe(pl.LightningModule):
         size = float(next(len(t) for t in terms.values() if t.ndim))
         means = {f"{stage}/{name}": term.detach().mean() for name, term in terms.items()}
         training = stage == "train"
+        if training and self.trainer.world_size > 1:  # in one go, where Lightning would wait for all at every name
+            of_all = self.trainer.strategy.reduce(torch.stack([mean.float() for mean in means.values()]))
+            means = dict(zip(means, of_all, strict=True))
         self.log_dict(means, on_step=training, on_epoch=not training, batch_size=size, sync_dist=not training)
         if training:
             self.log_step()
@@ -220,36 +227,11 @@ class ImageModule(Recipe):
         """
         return noise_of_images(self.seed, batch["index"].tolist(), stream, shape).to(self.device)
 
-    def count_step(self, taken: bool) -> None:
-        """Count a training step as taken or skipped, see models.modules.finite; its images are seen either way."""
-        self.skipped_steps += not taken
-        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Log the skipped steps.
-
-        Raises:
-            InputError: too many in a row.
-        """
-        self.log("train/skipped_steps", float(self.skipped_steps), on_step=True, on_epoch=False)
-        if self.skipped_in_a_row >= PATIENCE:
-            raise diverged(self, f"{self.skipped_in_a_row} steps in a row were not finite and skipped")
-
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.log_terms("val", self.evaluate(batch))
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.log_terms("test", self.evaluate(batch))
-
-    def adam(self, network: nn.Module, **options: Any) -> torch.optim.Adam:
-        """Adam in one pass over the parameters, a third of the time; not where it would hide a gradient scaler's work.
-
-        Args:
-            network: whose parameters are moved.
-            options: of torch.optim.Adam.
-        """
-        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
-        return torch.optim.Adam(network.parameters(), self.learning_rate, fused=fused, **options)
 
     @abstractmethod
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from models.adversarial import AdversarialLoss, spread_loss, squared_error, variance_ratio
+from models.adversarial import AdversarialLoss, regional_variances, spread_of, squared_error, variance_ratio
 from models.denoiser import Denoiser
 from models.denoising import DenoisingMoments
 from models.discriminator import Discriminator
 from models.errors import InputError
 from models.gaussian import Gaussian
 from models.layers import PyramidConfig
-from models.modules.adversary import DRAWS, Adversary
+from models.modules.adversary import DRAWS, Adversary, Scene, Scenes
 from models.pictures import panel
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
 
@@ -143,19 +143,38 @@ class GANModule(Adversary):
         """The spread term, where there is noise."""
         if not self.denoiser.noise:
             return super().beside(draws, p)
-        spread = spread_loss(draws, p.std)
+        spread = spread_of(self.whole(regional_variances(draws, p.std)[None]).mean(0))
         return self.spread_weight * spread, {"spread": spread, "variance_ratio": variance_ratio(draws, p.std)}
 
     # Training.
 
-    def play(self, real: Tensor, draws: Tensor, p: Gaussian, penalise: bool) -> dict[str, Tensor]:
-        return self.l2_step(real, draws, p) if self.loss == "l2" else super().play(real, draws, p, penalise)
+    def play(self, batch: dict[str, Tensor], scenes: Scenes, penalise: bool) -> dict[str, Tensor]:
+        return self.l2_step(batch, scenes) if self.loss == "l2" else super().play(batch, scenes, penalise)
 
-    def l2_step(self, real: Tensor, draws: Tensor, p: Gaussian) -> dict[str, Tensor]:
+    def foresee_spread(self, batch: dict[str, Tensor], scenes: Scenes) -> None:
+        """Foresee what the spread term pools over the whole batch; of each piece it is one row, (1, 2, h, w)."""
+
+        def variances(piece: dict[str, Tensor]) -> Tensor:
+            scene = scenes(piece)
+            return regional_variances(scene.draws, scene.p.std)[None]
+
+        if self.denoiser.noise:
+            self.foresee(batch, variances)
+
+    def generator_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
+        self.foresee_spread(batch, scenes)
+        return super().generator_step(batch, scenes)
+
+    def l2_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
         """One step of G towards the photographs, alone."""
-        error = squared_error((draws - p.mean) / p.std, real)
-        self.step(self.optimizers(), error.mean())
-        return {"l2": error, **self.beside(draws, p)[1]}
+        self.foresee_spread(batch, scenes)
+        return self.step(self.optimizers(), batch, lambda piece: self.l2_loss(scenes(piece)))
+
+    def l2_loss(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor]]:
+        """The squared error, and what is to be logged."""
+        draws, p = scene.draws, scene.p
+        error = squared_error((draws - p.mean) / p.std, scene.real)
+        return error.mean(), {"l2": error, **self.beside(draws, p)[1]}
 
     # Validation.
 

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange, reduce
@@ -29,14 +29,14 @@ from models.gaussian import (
     mmd_in_nats,
 )
 from models.latent_prior import LatentPrior
-from models.modules.base import ImageModule
 from models.modules.diagnostics import Diagnostics
-from models.modules.finite import drop_unless_finite, poisoned
+from models.modules.steps import SteppedModule
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
+from models.randomness import shard
 from models.vae import VAE, VAEConfig
 
 
-class VAEModule(ImageModule):
+class VAEModule(SteppedModule):
     """-log p(x|z) + KL(q(z|x) to p(z)), with the likelihood of the 8-bit values under a mean and a std for every pixel.
 
     The variants change what is trained on. Distortion and rate are logged as they are, unweighted, with training's
@@ -63,7 +63,7 @@ class VAEModule(ImageModule):
             `faithful`, the mean and all below it learn from squared_error/2, the std at its head alone (Stirn et al.
             2023). The encoder has the true ELBO's gradient always.
         rate_weight: of the rate, after the warm-up; other than 1 (a beta-VAE) with a fixed std alone.
-        free_bits: nats below which no latent's KL, averaged over a process's batch, is pushed (Kingma et al. 2016).
+        free_bits: nats below which no latent's KL, averaged over the batch, is pushed (Kingma et al. 2016).
         regulariser: the loss's rate term; `posterior`, the rate; `moments`, KL to N(0, I) of the Gaussian with the mean
             and covariance of the batch's mixture of q(z|x), at any batch size an upper bound, on average, on that of
             q(z): from the rate at a batch of 1 down to q(z)'s own at many images a latent; `mmd`, MMD^2 between the
@@ -169,13 +169,27 @@ class VAEModule(ImageModule):
             variant = faithful_nll(Gaussian(p.mean, apart.logstd), x, log_likelihood)
         return p, distortion, per_image(variant) + reduce(slope * z, "b d -> b", "sum")
 
-    def regularisation(self, q: Gaussian, z: Tensor, kl: Tensor, rng: torch.Generator) -> Tensor:
-        """The loss's rate term, in nats per image, from this process's batch; kl is the posteriors', (B, D)."""
+    @property
+    def regularises_the_batch(self) -> bool:
+        """Whether the loss's rate term is of the batch as a whole, no mean over its images."""
+        return self.regulariser != "posterior" or self.free_bits > 0
+
+    def code(self, x: Tensor, rng: torch.Generator) -> tuple[Gaussian, Tensor]:
+        """q(z|x) and one z from it, (B, D) each."""
+        q = self.vae.encode(x)
+        return q, q.sample(self.normal(q.mean.shape, rng))
+
+    def regularisation(self, q: Gaussian, z: Tensor, rng: torch.Generator) -> Tensor:
+        """The loss's rate term, in nats per image; where it is no mean over images, that of the global batch."""
+        if not self.regularises_the_batch:
+            return floored_kl(kl_to_standard_normal(q), 0)
+        mean, logstd, z = self.whole(as_rows(q, z)).chunk(3, 1)
+        q = Gaussian(mean, logstd)
         if self.regulariser == "posterior":
-            return floored_kl(kl, self.free_bits)
+            return floored_kl(kl_to_standard_normal(q), self.free_bits)
         with torch.autocast(self.device.type, enabled=False):
             if self.regulariser == "mmd":
-                return mmd_in_nats(z, self.normal(z.shape, rng).to(z))
+                return mmd_in_nats(z, shard(torch.randn, z.shape, rng).to(z))
             # float64: with fewer images than latents most eigenvalues are no more than the posteriors' variances.
             return kl_of_moments(*mixture_moments(Gaussian(q.mean.double(), q.logstd.double())))
 
@@ -200,31 +214,35 @@ class VAEModule(ImageModule):
 
     def loss(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Gaussian]:
         """What is minimised, in nats per image; the true distortion and rate, (B,); and p(x|z)."""
-        q = self.vae.encode(x)
-        z = q.sample(self.normal(q.mean.shape, rng))
+        q, z = self.code(x, rng)
         target, log_likelihood = x, log_bin_probability
         if self.likelihood == "density":
             target, log_likelihood = dequantised(x, self.uniform(x.shape, rng)), log_level_density
         p, distortion, variant = self.reconstruct(z, target, log_likelihood)
-        kl = kl_to_standard_normal(q)  # (B, D)
-        regularisation = self.regularisation(q, z, kl, rng)
-        terms = {"distortion": distortion, "rate": reduce(kl, "b d -> b", "sum")}
+        regularisation = self.regularisation(q, z, rng)
+        terms = {"distortion": distortion, "rate": reduce(kl_to_standard_normal(q), "b d -> b", "sum")}
         if self.regulariser != "posterior":
             terms["regulariser"] = regularisation
         weight = self.rate_weight_now * self.regulariser_weight
         return variant.mean() + weight * regularisation, terms, p
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        x = self.pixels(batch)
-        loss, terms, p = self.loss(x, self.train_rng())
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        if self.regularises_the_batch:
+            self.foresee(batch, lambda piece: as_rows(*self.code(self.pixels(piece), self.train_rng())))
+        terms = self.step(self.optimizers(), batch, self.loss_of_piece)
+        self.count_step(self.finite)
         self.tick(batch)
-        self.log_terms("train", self.statistics(terms, p, x))
-        return poisoned(loss / x[0].numel())  # nats per dimension, so that one gradient_clip serves every size
+        self.log_terms("train", terms)
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+    def loss_of_piece(self, piece: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised, and what is logged."""
+        x = self.pixels(piece)
+        loss, terms, p = self.loss(x, self.train_rng())
+        return loss / x[0].numel(), self.statistics(terms, p, x)  # nats per dimension: one gradient_clip for every size
+
+    def limited(self, optimizer: torch.optim.Optimizer) -> Tensor:
         # Lightning's refuses a fused Adam
-        norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
-        self.count_step(drop_unless_finite(optimizer, norm))
+        return torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
 
     # Validation.
 
@@ -314,6 +332,11 @@ class VAEModule(ImageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.adam(self.vae)
+
+
+def as_rows(q: Gaussian, z: Tensor) -> Tensor:
+    """Mean, logstd and draw side by side, (B, 3 D)."""
+    return torch.cat([q.mean, q.logstd, z], 1)
 
 
 def per_image(values: Tensor) -> Tensor:
