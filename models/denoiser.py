@@ -14,10 +14,12 @@ def condition(p: Gaussian) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """G(x~, mu, sigma) = mu + sigma * U((x~ - mu)/sigma, mu, log sigma), with U a residual U-Net.
+    """G(x~, mu, sigma) = mu + sigma * (g eps + U(eps, mu, log sigma)), eps = (x~ - mu)/sigma, with U a residual U-Net.
 
     The output is a standardised residual put back in place: the network works in units where the data have a variance
-    of about 1 at every pixel, and where sigma sits at its floor G is deterministic, as it should be.
+    of about 1 at every pixel, and where sigma sits at its floor G is deterministic, as it should be. The gain g is one
+    learned number. A new G is the identity, U about 0 and g 1: it has the right variance over its noise and is to give
+    it structure, where one that starts as the mean would first have to find out that there is noise.
 
     Args:
         size: image side in pixels, a power of two from 32 to 256.
@@ -43,6 +45,7 @@ class Denoiser(nn.Module):
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
         self.head = nn.Sequential(nn.SiLU(), head, nn.PixelShuffle(config.patch))
+        self.gain = nn.Parameter(torch.ones(()), requires_grad=noise)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, noise: Tensor, p: Gaussian) -> Tensor:
@@ -64,7 +67,7 @@ class Denoiser(nn.Module):
         skips.pop()
         for widen, stage in zip(self.ups[::2], self.ups[1::2], strict=True):
             h = stage(widen(h) + skips.pop())
-        return p.mean + p.std * self.head(h).float()
+        return p.mean + p.std * (self.gain * noise + self.head(h).float())
 
     def draws(self, noise: Tensor, p: Gaussian) -> Tensor:
         """K denoisings of each z: noise (K, B, 3, H, W) and p (B, 3, H, W) -> (K, B, 3, H, W)."""

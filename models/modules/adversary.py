@@ -19,7 +19,7 @@ from models.modules.steps import SteppedModule
 from models.pipeline import Card
 
 DRAWS = 2
-"""Draws of each z in a training step: the least that a variance over noise can be estimated from."""
+"""Draws of each z in a step with a variance over noise: the least that it can be estimated from."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Adversary(SteppedModule):
         if min(penalty_every, ema_images) < 1:
             raise InputError(f"model: penalty_every ({penalty_every}) and ema_images ({ema_images}) must be at least 1")
         self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
-        self.ema_images = ema_images
+        self.ema_images, self.number_of_step = ema_images, 0
 
     # What a recipe says.
 
@@ -116,14 +116,18 @@ class Adversary(SteppedModule):
     # Training.
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        penalise = self.images_seen // self.global_batch(batch) % self.penalty_every == 0
-        terms = self.play(batch, self.scenes(batch), penalise)
+        self.number_of_step = self.images_seen // self.global_batch(batch)
+        terms = self.play(batch, self.scenes(batch), self.due(self.penalty_every))
         self.count_step(self.finite)
         if self.finite:
             self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
             self.ema.update_parameters(self.player)
         self.tick(batch)
         self.log_terms("train", terms)
+
+    def due(self, every: int) -> bool:
+        """Whether what comes every so many steps comes in this one; a run that goes on keeps the order."""
+        return self.number_of_step % every == 0
 
     def scene(self, batch: dict[str, Tensor]) -> Scene:
         """What the players see of a batch or a piece of one."""

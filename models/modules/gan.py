@@ -44,6 +44,8 @@ class GANModule(Adversary):
         penalty_weight: gamma, the weight of the gradient penalties, in units of the standardised residual.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2.
+        spread_every: steps between those with it, whose weight is multiplied by it. It needs two draws of each z; the
+            other steps have one, and take little more than half the time.
         ema_images: half-life of the denoiser's moving average, in images.
         ratio_images: held-out images for the variance ratio at validation.
         ratio_draws: denoisings of each z for the variance ratio at validation.
@@ -71,6 +73,7 @@ class GANModule(Adversary):
         penalty_weight: float = 10.0,
         penalty_every: int = 4,
         spread_weight: float = 0.2,
+        spread_every: int = 4,
         ema_images: int = 1_000,
         ratio_images: int = 64,
         ratio_draws: int = 8,
@@ -84,7 +87,8 @@ class GANModule(Adversary):
             raise InputError(
                 f"model: ratio_images ({ratio_images}) must be at least 1, ratio_draws ({ratio_draws}) at least 2"
             )
-        self.spread_weight, self.ratio_images, self.ratio_draws = spread_weight, ratio_images, ratio_draws
+        self.spread_weight, self.spread_every = spread_weight, spread_every
+        self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
         self.refuse_contradictions(noise)
         card, self.vae, self.prior = load_vae(vae)
         if card.size != size:
@@ -100,8 +104,11 @@ class GANModule(Adversary):
         Raises:
             InputError: which, and the way out.
         """
-        if self.spread_weight < 0:
-            raise InputError(f"model: spread_weight ({self.spread_weight}) must not be negative")
+        if self.spread_weight < 0 or self.spread_every < 1:
+            raise InputError(
+                f"model: spread_weight ({self.spread_weight}) must not be negative, spread_every ({self.spread_every}) "
+                f"at least 1"
+            )
         if self.spread_weight and self.loss == "l2":
             raise InputError(
                 f"model: spread_weight ({self.spread_weight}) holds the variance over noise that loss l2 takes away; "
@@ -133,18 +140,24 @@ class GANModule(Adversary):
         """p(x|z) for the z ~ q(z|x) of each image that standard normal noise (B, D) makes."""
         return self.vae.decode(self.vae.encode(x).sample(noise))
 
+    @property
+    def paired(self) -> bool:
+        """Whether this step has several draws of each z; where G sees no noise all would be the same."""
+        return self.denoiser.noise and self.due(self.spread_every)
+
     def draws(self, p: Gaussian, rng: torch.Generator) -> Tensor:
-        """Denoisings of several draws; of a single one where G sees no noise and all would be the same."""
+        """Denoisings of one draw of each z, or in a paired step of several."""
         batch, *shape = p.mean.shape
-        noise = self.normal((batch, DRAWS if self.denoiser.noise else 1, *shape), rng)
+        noise = self.normal((batch, DRAWS if self.paired else 1, *shape), rng)
         return self.denoiser.draws(rearrange(noise, "b k c h w -> k b c h w"), p)
 
     def beside(self, draws: Tensor, p: Gaussian) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """The spread term, where there is noise."""
-        if not self.denoiser.noise:
+        """The spread term, in a paired step."""
+        if not self.paired:
             return super().beside(draws, p)
         spread = spread_of(self.whole(regional_variances(draws, p.std)[None]).mean(0))
-        return self.spread_weight * spread, {"spread": spread, "variance_ratio": variance_ratio(draws, p.std)}
+        weight = self.spread_weight * self.spread_every
+        return weight * spread, {"spread": spread, "variance_ratio": variance_ratio(draws, p.std)}
 
     # Training.
 
@@ -158,7 +171,7 @@ class GANModule(Adversary):
             scene = scenes(piece)
             return regional_variances(scene.draws, scene.p.std)[None]
 
-        if self.denoiser.noise:
+        if self.paired:
             self.foresee(batch, variances)
 
     def generator_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
