@@ -71,15 +71,6 @@ def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
     return reduce(variance_over_noise(draws), "b c h w -> b", "sum") / reduce(std.square(), "b c h w -> b", "sum")
 
 
-def spread_loss(draws: Tensor, std: Tensor, pool: int = 8, epsilon: float = 1e-4) -> Tensor:
-    """spread_of the regional_variances of a batch, which say more, (scalar).
-
-    Raises:
-        InputError: fewer than two draws.
-    """
-    return spread_of(regional_variances(draws, std, pool), epsilon)
-
-
 def regional_variances(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
     """v, the variance of G over its noise, and s, that of the decoder, by region, (2, H / pool, W / pool).
 
@@ -99,7 +90,7 @@ def regional_variances(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
     return torch.stack([generated, reduce(std.square(), pattern, "mean", p=pool, q=pool)])
 
 
-def spread_of(variances: Tensor, epsilon: float = 1e-4) -> Tensor:
+def spread_loss(variances: Tensor, epsilon: float = 1e-4) -> Tensor:
     """(log v - log s)^2 averaged over regions, for v and s (2, h, w), (scalar).
 
     The same epsilon stands on both sides, in units of std^2's own mean, so that equal variances always give 0.

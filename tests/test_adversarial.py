@@ -11,6 +11,7 @@ from models.adversarial import (
     discriminator_loss,
     generator_loss,
     gradient_penalty,
+    regional_variances,
     relativistic_loss,
     spread_loss,
     squared_error,
@@ -113,21 +114,25 @@ def draws_with_variance(std: Tensor) -> Tensor:
     return normal(*SHAPE, seed=3) + torch.stack([std, -std]) / math.sqrt(2)
 
 
+def spread(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
+    return spread_loss(regional_variances(draws, std, pool))
+
+
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0])
 def test_spread_loss_is_zero_at_equal_variances_and_positive_otherwise(scale):
     std = uneven_std(scale)
-    assert spread_loss(draws_with_variance(std), std, pool=8).item() == pytest.approx(0, abs=1e-20)
-    assert spread_loss(draws_with_variance(0.5 * std), std, pool=8) > 0.1
-    assert spread_loss(draws_with_variance(2 * std), std, pool=8) > 0.1
+    assert spread(draws_with_variance(std), std).item() == pytest.approx(0, abs=1e-20)
+    assert spread(draws_with_variance(0.5 * std), std) > 0.1
+    assert spread(draws_with_variance(2 * std), std) > 0.1
     # It compares regions of a batch, not pixels: the same variance in other places of a region is right too.
     region_mean = reduce(std.square(), "b c (h p) (w q) -> h w", "mean", p=8, q=8).sqrt()
     even = region_mean.repeat_interleave(8, 0).repeat_interleave(8, 1).expand(SHAPE)
-    assert spread_loss(draws_with_variance(even), std, pool=8).item() == pytest.approx(0, abs=1e-20)
+    assert spread(draws_with_variance(even), std).item() == pytest.approx(0, abs=1e-20)
 
 
 def test_spread_loss_has_no_unit():
     std, noise = uneven_std(), normal(2, *SHAPE, seed=4)
-    small, large = (spread_loss(s * 0.3 * std * noise, s * std, pool=4) for s in (1e-3, 100.0))
+    small, large = (spread(s * 0.3 * std * noise, s * std, pool=4) for s in (1e-3, 100.0))
     torch.testing.assert_close(small, large)
 
 
@@ -135,12 +140,12 @@ def test_spread_loss_has_no_unit():
 def test_spread_loss_pushes_the_spread_the_right_way(share, sign):
     share = torch.tensor(share, dtype=torch.float64, requires_grad=True)
     std = uneven_std()
-    (slope,) = torch.autograd.grad(spread_loss(share * std * normal(2, *SHAPE, seed=4), std), share)
+    (slope,) = torch.autograd.grad(spread(share * std * normal(2, *SHAPE, seed=4), std), share)
     assert slope * sign > 0  # a descent raises too small a spread and lowers too large a one
 
 
 def test_spread_loss_of_a_deterministic_denoiser_is_finite_with_finite_gradients():
     draws = normal(*SHAPE).expand(2, *SHAPE).clone().requires_grad_()
-    loss = spread_loss(draws, uneven_std())
+    loss = spread(draws, uneven_std())
     loss.backward()
     assert loss.isfinite() and draws.grad.isfinite().all()

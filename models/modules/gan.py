@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from models.adversarial import AdversarialLoss, regional_variances, spread_of, squared_error, variance_ratio
+from models.adversarial import AdversarialLoss, regional_variances, spread_loss, squared_error, variance_ratio
 from models.denoiser import Denoiser
 from models.denoising import DenoisingMoments
 from models.discriminator import Discriminator
@@ -155,7 +155,7 @@ class GANModule(Adversary):
         """The spread term, in a paired step."""
         if not self.paired:
             return super().beside(draws, p)
-        spread = spread_of(self.whole(regional_variances(draws, p.std)[None]).mean(0))
+        spread = spread_loss(self.whole(regional_variances(draws, p.std)[None]).mean(0))
         weight = self.spread_weight * self.spread_every
         return weight * spread, {"spread": spread, "variance_ratio": variance_ratio(draws, p.std)}
 
