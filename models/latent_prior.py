@@ -10,14 +10,13 @@ import warnings
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from zuko.flows import NSF
 
-from models.gaussian import Gaussian, log_density
-from models.randomness import generator
+from models.gaussian import Draws
 
 PriorName = Literal["learned", "fitted", "standard"]
 
@@ -136,10 +135,10 @@ class LatentPrior(nn.Module):
         """z in units of the fitted Gaussian, in which it is N(0, I); both (B, D)."""
         return torch.linalg.solve_triangular(self.cholesky, (z - self.mean).T, upper=False).T
 
-    def rate(self, q: Gaussian, z: Tensor, name: PriorName | None = None) -> Tensor:
-        """log q(z|x) - log p(z) in nats, (B,), for draws z (B, D) of q: on average KL(q(z|x) to p(z))."""
-        with torch.autocast(z.device.type, enabled=False):
-            return reduce(log_density(q, z), "b d -> b", "sum") - self.log_density(z, name)
+    def rate(self, draws: Draws, name: PriorName | None = None) -> Tensor:
+        """log q(z|x) - log p(z) in nats, (B,), of draws (B, D): on average KL(q(z|x) to p(z))."""
+        with torch.autocast(draws.z.device.type, enabled=False):
+            return draws.log_q - self.log_density(draws.z, name)
 
     def fit(self, mean: Tensor, covariance: Tensor) -> None:
         """Take over the moments of q(z), (D,) and (D, D), with a jitter of 1e-6 of the mean variance on it.
@@ -159,38 +158,30 @@ class LatentPrior(nn.Module):
                 self.mixture = None
                 return
 
-    def learn(self, q: Gaussian, components: int, seed: int = 0) -> dict[PriorName, float]:
+    def learn(self, draws: Draws, components: int, seed: int = 0) -> dict[PriorName, float]:
         """Learn q(z) from a draw of each posterior; every tenth image is held out to judge the mixture.
 
         It is not kept where those are no likelier than under the Gaussian.
 
         Args:
-            q: posteriors, mean and logstd (N, V, D).
+            draws: of the posteriors, (N, V, D).
             components: K, at least 1.
-            seed: of everything.
+            seed: of the mixture's start.
 
         Returns:
             The rate of the held-out images under each prior, in nats; nothing where none is learned, from fewer than
             LEAST_IMAGES images.
         """
         self.mixture = None
-        if len(q.mean) < max(LEAST_IMAGES, 2 * components):
+        if len(draws.z) < max(LEAST_IMAGES, 2 * components):
             return {}
-        rng, held = generator(seed), torch.arange(len(q.mean), device=q.mean.device) % HELD_OUT_EVERY == 0
-        train, valid = (
-            Gaussian(*(rearrange(t[part], "n v d -> (n v) d") for t in (q.mean, q.logstd))) for part in (~held, held)
-        )
-        self.mixture = Mixture.of(self.whitened(sampled(train, rng)), components, seed)
-        z = sampled(valid, rng)
-        rates = {name: self.rate(valid, z, name).mean().item() for name in self.names}
+        held = torch.arange(len(draws.z), device=draws.z.device) % HELD_OUT_EVERY == 0
+        self.mixture = Mixture.of(self.whitened(rearrange(draws.z[~held], "n v d -> (n v) d")), components, seed)
+        valid = Draws(rearrange(draws.z[held], "n v d -> (n v) d"), rearrange(draws.log_q[held], "n v -> (n v)"))
+        rates = {name: self.rate(valid, name).mean().item() for name in self.names}
         if not rates["learned"] < rates["fitted"]:
             self.mixture = None
         return rates
-
-
-def sampled(q: Gaussian, rng: torch.Generator) -> Tensor:
-    """A draw of each, (B, D), the same on every device."""
-    return q.sample(torch.randn(q.mean.shape, generator=rng).to(q.mean.device))
 
 
 def make_room(prior: LatentPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

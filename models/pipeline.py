@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models import export
+from models.autoregressive import FlowConfig
 from models.denoiser import Denoiser
 from models.errors import InputError
 from models.gaussian import Gaussian
@@ -87,8 +88,12 @@ class Card:
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
-        pyramids = {half: PyramidConfig(**self.vae[half]) for half in ("encoder", "decoder")}
-        return VAEConfig(**{**self.vae, **pyramids})
+        nested = {"encoder": PyramidConfig, "decoder": PyramidConfig, "posterior": FlowConfig}
+        return VAEConfig(**self.vae | {name: of(**self.vae[name]) for name, of in nested.items() if name in self.vae})
+
+    def completed(self) -> "Card":
+        """With the defaults of what there was no choice of when the checkpoint was written."""
+        return replace(self, vae=asdict(self.vae_config())) if self.stage in ("vae", "gan") else self
 
 
 class Drawer(nn.Module):
@@ -218,7 +223,7 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     if not isinstance(checkpoint, dict) or "degrain" not in checkpoint:
         raise InputError(f"checkpoint {path}: was not written by degrain (it has no key `degrain`)")
     try:
-        return Card(**checkpoint["degrain"]), checkpoint["state_dict"]
+        return Card(**checkpoint["degrain"]).completed(), checkpoint["state_dict"]
     except (TypeError, KeyError):
         raise InputError(f"checkpoint {path}: was written by another version of degrain") from None
 

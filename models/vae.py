@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.autoregressive import AutoregressiveFlow, FlowConfig, FlowedGaussian
 from models.errors import InputError
 from models.gaussian import Gaussian, soft_ceiling, soft_floor
 from models.layers import PyramidConfig, ResBlock, down, kaiming, up
@@ -28,6 +29,8 @@ class VAEConfig:
         std_start: std of every pixel in a new network: low, because a decoder that starts wide never needs its code.
         std: `pixel`, a std for every pixel from the decoder; `shared`, one learned std for all pixels of all images;
             `fixed`, std_start for good.
+        posterior: inverse autoregressive steps on the encoder's Gaussian (Kingma et al. 2016), each of which sees
+            another D features of the image; none leave it Gaussian.
     """
 
     latent: int = 128
@@ -37,13 +40,31 @@ class VAEConfig:
     std_floor: float = 0.002
     std_start: float = 0.1
     std: Literal["pixel", "shared", "fixed"] = "pixel"
+    posterior: FlowConfig = FlowConfig()
+
+    def must_be_gaussian(self, recipe: str) -> None:
+        """Refuse a network whose KL has no closed form, for a recipe that needs it.
+
+        Raises:
+            InputError: which part of it.
+        """
+        if self.posterior.steps:
+            raise InputError(
+                f"{recipe}: net.posterior.steps ({self.posterior.steps}): its rate is that of a Gaussian posterior in "
+                f"closed form; take 0"
+            )
+
+
+Posterior = Gaussian | FlowedGaussian
+"""q(z|x): both answer `sample` and `draw`."""
 
 
 class Encoder(nn.Module):
-    """x -> q(z|x). Input (B, 3, H, W) in [0, 1]; output mean and logstd, each (B, D)."""
+    """x -> q(z|x), for x (B, 3, H, W) in [0, 1]: mean and logstd, each (B, D), and what flow there is after them."""
 
     def __init__(self, size: int, config: VAEConfig) -> None:
         super().__init__()
+        self.latent = config.latent
         pyramid, widths = config.encoder, config.encoder.channels(size)
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(pyramid.patch),  # (B, 3 p^2, H/p, W/p)
@@ -53,12 +74,15 @@ class Encoder(nn.Module):
             layers += [down(widths[i - 1], width)] if i else []
             layers += [ResBlock(width) for _ in range(pyramid.blocks)]
         layers += [nn.SiLU(), nn.Conv2d(widths[-1], config.neck, 1), nn.Flatten()]  # (B, N, 4, 4) -> (B, 16 N)
-        self.layers = nn.Sequential(*layers, nn.Linear(16 * config.neck, 2 * config.latent))  # -> (B, 2 D)
+        parts = 3 if config.posterior.steps else 2
+        self.layers = nn.Sequential(*layers, nn.Linear(16 * config.neck, parts * config.latent))  # -> (B, 2 D or 3 D)
         kaiming(self)
+        self.flow = AutoregressiveFlow(config.latent, config.posterior, config.latent) if parts == 3 else None
 
-    def forward(self, x: Tensor) -> Gaussian:
-        mean, logstd = self.layers(2 * x - 1).float().chunk(2, dim=1)
-        return Gaussian(mean, soft_ceiling(logstd, LOG_CEILING))
+    def forward(self, x: Tensor) -> Posterior:
+        mean, logstd, *context = self.layers(2 * x - 1).float().split(self.latent, dim=1)
+        base = Gaussian(mean, soft_ceiling(logstd, LOG_CEILING))
+        return FlowedGaussian(base, self.flow, *context) if context else base
 
 
 class Decoder(nn.Module):
@@ -113,7 +137,8 @@ class VAE(nn.Module):
         config: architecture.
 
     Raises:
-        InputError: size and architecture do not fit, latent or neck < 1, or 0 < std_floor < std_start fails.
+        InputError: size and architecture do not fit, latent, neck or a flow's width < 1, or 0 < std_floor < std_start
+            fails.
     """
 
     def __init__(self, size: int, config: VAEConfig) -> None:
@@ -127,7 +152,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(size, config)
         self.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
 
-    def encode(self, x: Tensor) -> Gaussian:
+    def encode(self, x: Tensor) -> Posterior:
         """q(z|x) for images (B, 3, H, W) in [0, 1]."""
         return self.encoder(x)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models import figures
 from models.calibration import LEVELS, Calibration, CodeStatistics, RegionCalibration, RegionReport, spearman
-from models.gaussian import Gaussian
+from models.gaussian import Draws, Gaussian
 
 COMPARED = "skin"
 """The region that others are compared with, where there is one."""
@@ -26,7 +26,7 @@ class Diagnostics(nn.Module):
         self.calibration, self.code = Calibration((3, size, size)), CodeStatistics(latent)
         self.regions = RegionCalibration(regions) if regions else None
 
-    def update(self, q: Gaussian, p: Gaussian, x: Tensor, batch: dict[str, Tensor]) -> None:
+    def update(self, q: Gaussian | Draws, p: Gaussian, x: Tensor, batch: dict[str, Tensor]) -> None:
         """Add images x (B, C, H, W) in [0, 1], their q(z|x) and p(x|z), and the batch's "regions" and "clean"."""
         self.code.update(q)
         self.calibration.update(p, x)
@@ -73,8 +73,9 @@ class Diagnostics(nn.Module):
             f"central 50, 90, 99 % intervals cover {coverage}",
             f"variance of means + std^2, by that of the data: {calibration.marginal_variance:.3f}; "
             f"mean |log ratio| of a pixel {calibration.marginal_variance_gap:.3f}",
-            f"{int(code.active)} of {len(code.rate)} latents active, rate {code.rate.sum():.1f} nats, "
-            f"q(z) to N(0, I) {code.gap:.1f} nats by its moments",
+            f"{int(code.active)} of {len(code.mean)} latents active, "
+            + (f"rate {code.rate.sum():.1f} nats, " if code.rate is not None else "")
+            + f"q(z) to N(0, I) {code.gap:.1f} nats by its moments",
         ]
         report = self.by_region()
         return "\n".join(lines + (region_lines(report) if report is not None else []))

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict
-from math import inf
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from models.calibration import CodeStatistics
 from models.errors import InputError
 from models.gaussian import (
+    Draws,
     Gaussian,
     LogLikelihood,
     beta_nll,
@@ -30,10 +30,15 @@ from models.gaussian import (
 )
 from models.latent_prior import LatentPrior
 from models.modules.base import ImageModule
+from models.modules.contradictions import refuse_contradictions
 from models.modules.diagnostics import Diagnostics
 from models.modules.finite import drop_unless_finite, poisoned
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
-from models.vae import VAE, VAEConfig
+from models.randomness import generator
+from models.vae import VAE, Posterior, VAEConfig
+
+DRAWS = 8
+"""Of each held-out image's q(z|x), where that is known by draws alone: enough to tell a variance of 0.01."""
 
 
 class VAEModule(ImageModule):
@@ -110,39 +115,7 @@ class VAEModule(ImageModule):
         self.vae = VAE(size, net)
         self.prior = LatentPrior(net.latent)
         self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
-        self.refuse_contradictions()
-
-    def refuse_contradictions(self) -> None:
-        """Refuse weights out of range and variants that cancel each other, with the reason.
-
-        Raises:
-            InputError: which, and the way out.
-        """
-        for name in ("rate_weight", "regulariser_weight"):
-            if not 0 < getattr(self, name) < inf:
-                raise InputError(f"model: {name} ({getattr(self, name)}) must be positive and finite")
-        if not 0 <= self.free_bits < inf:
-            raise InputError(f"model: free_bits ({self.free_bits}) are nats, 0 or more")
-        std, regulariser = self.vae.config.std, self.regulariser
-        if self.gradient != "plain" and std == "fixed":
-            raise InputError(
-                f"model: gradient {self.gradient} balances mean and std, and net.std is fixed; take gradient plain"
-            )
-        if self.rate_weight != 1 and std != "fixed":
-            raise InputError(
-                f"model: rate_weight ({self.rate_weight}) with net.std {std}: a learned std answers a weight below 1 "
-                f"by falling without bound and one above 1 by an empty code; take rate_weight 1 or net.std fixed"
-            )
-        if self.free_bits and regulariser != "posterior":
-            raise InputError(
-                f"model: free_bits ({self.free_bits}) are of each posterior's KL, which is no part of the loss with "
-                f"regulariser {regulariser}; take free_bits 0 or regulariser posterior"
-            )
-        if self.regulariser_weight != 1 and regulariser == "posterior":
-            raise InputError(
-                f"model: regulariser_weight ({self.regulariser_weight}) is of the regularisers moments and mmd; with "
-                f"posterior the weight is rate_weight"
-            )
+        refuse_contradictions(self)
 
     # Loss terms.
 
@@ -169,10 +142,16 @@ class VAEModule(ImageModule):
             variant = faithful_nll(Gaussian(p.mean, apart.logstd), x, log_likelihood)
         return p, distortion, per_image(variant) + reduce(slope * z, "b d -> b", "sum")
 
-    def regularisation(self, q: Gaussian, z: Tensor, kl: Tensor, rng: torch.Generator) -> Tensor:
-        """The loss's rate term, in nats per image, from this process's batch; kl is the posteriors', (B, D)."""
+    def rate(self, q: Posterior, draws: Draws) -> Tensor:
+        """KL(q(z|x) to p(z)) in nats per image, (B,); where it has no closed form, of the draw, log q - log p."""
+        if isinstance(q, Gaussian):
+            return reduce(kl_to_standard_normal(q), "b d -> b", "sum")
+        return self.prior.rate(draws, "standard")
+
+    def regularisation(self, q: Posterior, z: Tensor, rate: Tensor, rng: torch.Generator) -> Tensor:
+        """The loss's rate term, in nats per image, from this process's batch; rate is the posteriors', (B,)."""
         if self.regulariser == "posterior":
-            return floored_kl(kl, self.free_bits)
+            return floored_kl(kl_to_standard_normal(q), self.free_bits) if self.free_bits else rate.mean()
         with torch.autocast(self.device.type, enabled=False):
             if self.regulariser == "mmd":
                 return mmd_in_nats(z, self.normal(z.shape, rng).to(z))
@@ -201,14 +180,14 @@ class VAEModule(ImageModule):
     def loss(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Gaussian]:
         """What is minimised, in nats per image; the true distortion and rate, (B,); and p(x|z)."""
         q = self.vae.encode(x)
-        z = q.sample(self.normal(q.mean.shape, rng))
+        draws = q.draw(self.normal((len(x), self.vae.config.latent), rng))
         target, log_likelihood = x, log_bin_probability
         if self.likelihood == "density":
             target, log_likelihood = dequantised(x, self.uniform(x.shape, rng)), log_level_density
-        p, distortion, variant = self.reconstruct(z, target, log_likelihood)
-        kl = kl_to_standard_normal(q)  # (B, D)
-        regularisation = self.regularisation(q, z, kl, rng)
-        terms = {"distortion": distortion, "rate": reduce(kl, "b d -> b", "sum")}
+        p, distortion, variant = self.reconstruct(draws.z, target, log_likelihood)
+        rate = self.rate(q, draws)
+        regularisation = self.regularisation(q, draws.z, rate, rng)
+        terms = {"distortion": distortion, "rate": rate}
         if self.regulariser != "posterior":
             terms["regulariser"] = regularisation
         weight = self.rate_weight_now * self.regulariser_weight
@@ -238,7 +217,7 @@ class VAEModule(ImageModule):
 
         Every process sees all of them and gets the same one.
         """
-        data, posteriors = self.trainer.datamodule, []
+        data, codes, rng = self.trainer.datamodule, [], generator(self.seed)
         code = CodeStatistics(self.vae.config.latent, sync_on_compute=False).to(self.device)
         learns = self.prior_components > 0 and self.images_seen >= self.budget
         for batch in data.encode_dataloader(self.prior_images):
@@ -246,19 +225,22 @@ class VAEModule(ImageModule):
             views = [x, x.flip(3)] if learns and data.flip else [x]
             with self.trainer.precision_plugin.forward_context():
                 q = self.vae.encode(torch.cat(views))  # (V B, D)
-            code.update(Gaussian(q.mean[: len(x)], q.logstd[: len(x)]))
+            noise = torch.randn(2, len(views) * len(x), self.vae.config.latent, generator=rng)  # as on every device
+            draws = q.draw(noise.to(self.device))  # two are the least that moments can be estimated from
+            code.update(q[: len(x)] if isinstance(q, Gaussian) else draws[:, : len(x)])
             if learns:
-                posteriors.append([rearrange(t, "(v b) d -> b v d", v=len(views)) for t in (q.mean, q.logstd)])
+                codes.append([rearrange(t, "(v b) ... -> b v ...", v=len(views)) for t in vars(draws[0]).values()])
         report = code.compute()
         self.prior.fit(report.mean, report.covariance)
         if learns:
-            self.learn_prior(Gaussian(*(torch.cat(t) for t in zip(*posteriors, strict=True))))
+            self.learn_prior(Draws(*(torch.cat(t) for t in zip(*codes, strict=True))))
 
-    def learn_prior(self, q: Gaussian) -> None:
-        """Learn the prior from posteriors (N, V, D), V views of N images, and say in a line what it is worth."""
+    def learn_prior(self, draws: Draws) -> None:
+        """Learn the prior from codes (N, V, D), V views of N images, and say in a line what it is worth."""
         start = time.monotonic()
-        rates = self.prior.learn(q, self.prior_components, self.seed)
-        said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items()) or f"{len(q.mean):,} images are few"
+        rates = self.prior.learn(draws, self.prior_components, self.seed)
+        said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items())
+        said = said or f"{len(draws.z):,} images are few"
         self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
     def on_validation_epoch_end(self) -> None:
@@ -296,13 +278,13 @@ class VAEModule(ImageModule):
         """The ELBO of held-out images, by bin likelihood and the posterior's KL, however training weighs its terms."""
         x = self.pixels(batch)
         q = self.vae.encode(x)
-        z = q.sample(self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], q.mean.shape[1:]))
-        p = self.vae.decode(z)
-        self.diagnostics.update(q, p, x, batch)
-        distortion = -per_image(log_bin_probability(p, x))
-        rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-        rates = {f"rate_{name}": self.prior.rate(q, z, name) for name in self.prior.names if name != "standard"}
-        return self.statistics({"distortion": distortion, "rate": rate, **rates}, p, x)
+        noise = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], (DRAWS, self.vae.config.latent))
+        draws = q.draw(rearrange(noise, "b k d -> k b d"))
+        p = self.vae.decode(draws.z[0])
+        self.diagnostics.update(q if isinstance(q, Gaussian) else draws, p, x, batch)
+        terms = {"distortion": -per_image(log_bin_probability(p, x)), "rate": self.rate(q, draws[0])}
+        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != "standard"}
+        return self.statistics(terms | rates, p, x)
 
     # Pictures, checkpoints, optimizers.
 

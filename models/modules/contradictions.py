@@ -1,0 +1,63 @@
+"""Variants of stage 1 that cancel each other, refused with the reason and the way out."""
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from models.errors import InputError
+
+if TYPE_CHECKING:
+    from models.modules.vae import VAEModule
+
+
+def refuse_contradictions(module: "VAEModule") -> None:
+    """Refuse weights out of range and variants that cancel each other.
+
+    Raises:
+        InputError: which, and the way out.
+    """
+    for name in ("rate_weight", "regulariser_weight"):
+        if not 0 < getattr(module, name) < inf:
+            raise InputError(f"model: {name} ({getattr(module, name)}) must be positive and finite")
+    if not 0 <= module.free_bits < inf:
+        raise InputError(f"model: free_bits ({module.free_bits}) are nats, 0 or more")
+    refuse_of_the_std(module)
+    refuse_of_the_rate(module)
+
+
+def refuse_of_the_std(module: "VAEModule") -> None:
+    """What a fixed or a learned std rules out."""
+    std = module.vae.config.std
+    if module.gradient != "plain" and std == "fixed":
+        raise InputError(
+            f"model: gradient {module.gradient} balances mean and std, and net.std is fixed; take gradient plain"
+        )
+    if module.rate_weight != 1 and std != "fixed":
+        raise InputError(
+            f"model: rate_weight ({module.rate_weight}) with net.std {std}: a learned std answers a weight below 1 "
+            f"by falling without bound and one above 1 by an empty code; take rate_weight 1 or net.std fixed"
+        )
+
+
+def refuse_of_the_rate(module: "VAEModule") -> None:
+    """What the regulariser and the posterior rule out."""
+    regulariser, steps = module.regulariser, module.vae.config.posterior.steps
+    if module.free_bits and regulariser != "posterior":
+        raise InputError(
+            f"model: free_bits ({module.free_bits}) are of each posterior's KL, which is no part of the loss with "
+            f"regulariser {regulariser}; take free_bits 0 or regulariser posterior"
+        )
+    if module.regulariser_weight != 1 and regulariser == "posterior":
+        raise InputError(
+            f"model: regulariser_weight ({module.regulariser_weight}) is of the regularisers moments and mmd; with "
+            f"posterior the weight is rate_weight"
+        )
+    if module.free_bits and steps:
+        raise InputError(
+            f"model: free_bits ({module.free_bits}) are of each latent's KL, and that of a posterior with "
+            f"net.posterior.steps ({steps}) is no sum over latents; take free_bits 0 or steps 0"
+        )
+    if regulariser == "moments" and steps:
+        raise InputError(
+            f"model: regulariser moments takes the posterior's own mean and variance, which are not known with "
+            f"net.posterior.steps ({steps}); take regulariser mmd, which needs draws alone, or steps 0"
+        )
