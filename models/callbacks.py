@@ -212,8 +212,8 @@ class Pictures(Callback):
         """The photographs, and the rows for the middle of each one's q(z|x): its mean, where it is Gaussian."""
         noise = torch.randn(photographs.shape, generator=torch.Generator().manual_seed(self.seed))
         middle = photographs.new_zeros(len(photographs), pipeline.vae.config.latent)
-        p = pipeline.vae.decode(pipeline.vae.encode(photographs).sample(middle))
-        return {"data": photographs, **pipeline.render(p, noise.to(photographs.device))}
+        z = pipeline.vae.encode(photographs).sample(middle)
+        return {"data": photographs, **pipeline.render(z, noise.to(photographs.device))}
 
     def photographs(self, trainer: pl.Trainer, module: ImageModule) -> Tensor:
         """The first held-out images, (count, 3, H, W)."""

@@ -19,10 +19,10 @@ from models import export
 from models.autoregressive import FlowConfig
 from models.denoiser import Denoiser
 from models.errors import InputError
-from models.gaussian import Gaussian
 from models.generator import Generator, GeneratorConfig
 from models.latent_prior import LatentPrior, PriorName
 from models.layers import PyramidConfig
+from models.pixels import PixelConfig
 from models.randomness import noise_of_images
 from models.vae import VAE, VAEConfig
 
@@ -88,7 +88,7 @@ class Card:
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
-        nested = {"encoder": PyramidConfig, "decoder": PyramidConfig, "posterior": FlowConfig}
+        nested = {"encoder": PyramidConfig, "decoder": PyramidConfig, "posterior": FlowConfig, "pixels": PixelConfig}
         return VAEConfig(**self.vae | {name: of(**self.vae[name]) for name, of in nested.items() if name in self.vae})
 
     def completed(self) -> "Card":
@@ -127,7 +127,9 @@ class Pipeline(Drawer):
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Names of the rows that `render` gives."""
+        """Names of the rows that `render` gives, the first one that of the VAE alone; of PixelVAE there is but one."""
+        if self.vae.pixel_by_pixel:
+            return ("sample",)
         return ROWS if self.denoiser is not None else ROWS[:3]
 
     @property
@@ -135,8 +137,13 @@ class Pipeline(Drawer):
         """The priors that z can be drawn from, the best one last."""
         return self.prior.names
 
-    def render(self, p: Gaussian, noise: Tensor) -> dict[str, Tensor]:
-        """The rows for one draw of each p(x|z); noise and every row are (B, 3, H, W), in [0, 1] units, not clipped."""
+    def render(self, z: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The rows for one draw of each p(x|z), z (B, D); noise and every row are (B, 3, H, W), in [0, 1] units, not
+        clipped.
+        """
+        if self.vae.pixel_by_pixel:
+            return {"sample": self.vae.decoder.draw(z, noise)[0]}
+        p = self.vae.decode(z)
         images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
         if self.denoiser is not None:
             images["denoised"] = self.denoiser(noise, p)
@@ -154,7 +161,7 @@ class Pipeline(Drawer):
             prior: one of `self.priors`, by default the best.
         """
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
-        return self.render(self.vae.decode(self.prior(latent_noise, prior)), pixel_noise)
+        return self.render(self.prior(latent_noise, prior), pixel_noise)
 
     @torch.inference_mode()
     def reconstruct(self, seed: int, numbers: Sequence[int], x: Tensor) -> dict[str, Tensor]:
@@ -163,7 +170,7 @@ class Pipeline(Drawer):
         Both noises of photograph i are functions of (seed, i), and others than those of draw i.
         """
         latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
-        return self.render(self.vae.decode(self.vae.encode(x).sample(latent_noise)), pixel_noise)
+        return self.render(self.vae.encode(x).sample(latent_noise), pixel_noise)
 
     def noises(self, seed: int, numbers: Sequence[int], streams: tuple[int, int]) -> list[Tensor]:
         """Standard normal noise of the latents (B, D) and of the pixels (B, 3, H, W)."""

@@ -16,14 +16,19 @@ from models.autoregressive import FlowConfig
 from models.errors import InputError
 from models.modules import CollapseModule, ToyTwinsModule
 from models.pipeline import load_pipeline, read_checkpoint
+from models.pixels import PixelConfig
 from models.vae import VAEConfig
 from tests import tiny
 from tests.conftest import Trained
 from tests.test_train import error_of, folder_of_images, stopped
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-VARIANTS = {"iaf": ["--model.net.posterior.steps=2", "--model.net.posterior.width=16"]}
-GAUSSIAN = {"val/rate", "val/active_units", "val/prior_gap", "val/bits_per_dimension", "val/coverage_90", "val/rmse"}
+VARIANTS = {
+    "iaf": ["--model.net.posterior.steps=2", "--model.net.posterior.width=16"],
+    "pixelvae": ["--model.net.pixels.blocks=1", "--model.net.pixels.width=8", "--model.net.pixels.context=2"],
+}
+ONE_VALIDATION = f"--model.validate_every={tiny.BUDGET}"
+MEASURED = {"val/rate", "val/active_units", "val/prior_gap", "val/bits_per_dimension", "val/coverage_90", "val/rmse"}
 
 
 def room(trained: Trained, path: Path) -> Path:
@@ -42,7 +47,8 @@ def root(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def runs(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run of each variant."""
     folder = room(trained, tmp_path_factory.mktemp("expressive"))
-    return {name: tiny.run(folder, "vae", "--name", name, *VARIANTS[name]).with_name(name) for name in VARIANTS}
+    common = ("vae", ONE_VALIDATION, "--name")
+    return {name: tiny.run(folder, *common, name, *VARIANTS[name]).with_name(name) for name in VARIANTS}
 
 
 def values(folder: Path) -> dict[str, float]:
@@ -52,21 +58,22 @@ def values(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_measured_like_the_rest(runs, trained, name):
     found = values(runs[name])
-    assert GAUSSIAN <= found.keys() and all(np.isfinite(list(found.values())))
+    assert MEASURED <= found.keys() and all(np.isfinite(list(found.values())))
     assert found["val/bits_per_dimension"] < values(trained.vae)["val/bits_per_dimension"] + 0.5
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_killed_variant_goes_on_as_if_nothing_had_happened(runs, root, name):
-    assert stopped(root, "vae", "Kill", 64, "--checkpoint_minutes", "0", *VARIANTS[name]) == 130
-    tiny.run(root, "vae", "--name", "mine", "--ckpt_path", "last", *VARIANTS[name])
+    options = (ONE_VALIDATION, *VARIANTS[name])
+    assert stopped(root, "vae", "Kill", 64, "--checkpoint_minutes", "0", *options) == 130
+    tiny.run(root, "vae", "--name", "mine", "--ckpt_path", "last", *options)
     tiny.assert_same_run(root / "runs/mine", runs[name])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_tested_sampled_and_exported_and_the_export_taken_like_a_checkpoint(runs, root, name):
     shutil.copytree(runs[name], root / "runs" / name)
-    options = ["--name", name, *VARIANTS[name]]
+    options = ["--name", name, ONE_VALIDATION, *VARIANTS[name]]
     tested = ["--evaluation.n=6", "--evaluation.seeds=1", f"--evaluation.cache={root}/statistics"]
     tiny.run(root, "vae", *options, *tested, subcommand="test")
     of_checkpoint = values(root / "runs" / name)
@@ -112,10 +119,13 @@ def test_a_checkpoint_from_before_there_were_variants_is_gone_on_with(trained, r
 
 # --- refusals
 
-FLOWED = {"posterior": {"steps": 2, "width": 8}}
+FLOWED, PIXELS = {"posterior": {"steps": 2, "width": 8}}, {"pixels": {"blocks": 1, "width": 8}}
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "free bits": (FLOWED, {"free_bits": 0.1}, "free_bits (0.1) are of each latent's KL"),
     "moments": (FLOWED, {"regulariser": "moments"}, "regulariser moments takes the posterior's own mean and variance"),
+    "density": (PIXELS, {"likelihood": "density"}, "likelihood density with net.pixels.blocks (1): pixels are drawn"),
+    "gradient": (PIXELS, {"gradient": "faithful"}, "gradient faithful with net.pixels.blocks (1): it parts"),
+    "fixed std": (PIXELS | {"std": "fixed"}, {}, "net.std fixed with net.pixels.blocks (1)"),
 }
 
 
@@ -133,6 +143,20 @@ def test_a_wrong_combination_is_refused_with_the_reason_and_the_way_out(root, ca
 def test_a_recipe_that_needs_a_closed_form_refuses_what_has_none(recipe):
     with pytest.raises(InputError, match=r"net.posterior.steps \(2\): .*; take 0"):
         recipe(32, VAEConfig(4, posterior=FlowConfig(2)))
+    with pytest.raises(InputError, match=r"net.pixels.blocks \(1\): .*; take 0"):
+        recipe(32, VAEConfig(4, pixels=PixelConfig(1)))
+
+
+def test_stage_2_refuses_samples_without_independent_noise(runs, root, capsys):
+    path = tiny.write(root / "c.yaml", tiny.gan_config(root))
+    command = ["fit", "-c", str(path), "--model.vae", str(runs["pixelvae"] / "last.ckpt")]
+    assert "is a PixelVAE, whose samples" in error_of(capsys, lambda: train.main(command))
+
+
+def test_a_pixelvae_has_samples_and_no_mean_image(runs, root, capsys):
+    command = [str(runs["pixelvae"] / "last.ckpt"), "--row", "mean"]
+    assert "is of stage vae and has sample" in error_of(capsys, lambda: sample.main(command))
+    assert not list(root.glob("*.png"))
 
 
 # --- configs
@@ -145,10 +169,10 @@ def test_a_config_of_a_variant_trains_a_step(root, name):
     assert any("arXiv" in line for line in head)
     data = {"root": folder_of_images(root / "images", 32), "size": 32, "cache": root / "own", "batch_size": 2}
     options = [f"--data.{key}={value}" for key, value in (data | {"valid_share": 0.2}).items()]
-    options += ["--model.net.encoder.patch=2", "--model.net.decoder.patch=2"]
+    options += [] if name == "pixelvae" else ["--model.net.encoder.patch=2", "--model.net.decoder.patch=2"]
     options += ["--model.budget=2", "--model.validate_every=2", f"--runs={root}/runs", "--wandb=off"]
     overlay = ["-c", str(CONFIGS / "vae_celeba64.yaml"), "-c", str(CONFIGS / f"{name}.yaml")]
     train.main(["fit", *overlay, *options, "--trainer.accelerator=cpu", "--trainer.devices=1"])
     net = yaml.safe_load((root / "runs" / name / "config.yaml").read_text())["model"]["init_args"]["net"]
     asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]["net"]
-    assert {key: net[key] for key in asked} == asked and net["latent"] == 256
+    assert all(net[key] | value == net[key] for key, value in asked.items()) and net["latent"] == 256

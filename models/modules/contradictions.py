@@ -22,6 +22,7 @@ def refuse_contradictions(module: "VAEModule") -> None:
         raise InputError(f"model: free_bits ({module.free_bits}) are nats, 0 or more")
     refuse_of_the_std(module)
     refuse_of_the_rate(module)
+    refuse_of_the_pixels(module)
 
 
 def refuse_of_the_std(module: "VAEModule") -> None:
@@ -60,4 +61,19 @@ def refuse_of_the_rate(module: "VAEModule") -> None:
         raise InputError(
             f"model: regulariser moments takes the posterior's own mean and variance, which are not known with "
             f"net.posterior.steps ({steps}); take regulariser mmd, which needs draws alone, or steps 0"
+        )
+
+
+def refuse_of_the_pixels(module: "VAEModule") -> None:
+    """What a decoder of pixels in order rules out."""
+    blocks = module.vae.config.pixels.blocks
+    if blocks and module.likelihood == "density":
+        raise InputError(
+            f"model: likelihood density with net.pixels.blocks ({blocks}): pixels are drawn from those before on the "
+            f"8-bit grid, and trained on off it; take likelihood bin or blocks 0"
+        )
+    if blocks and module.gradient != "plain":
+        raise InputError(
+            f"model: gradient {module.gradient} with net.pixels.blocks ({blocks}): it parts the gradients of mean and "
+            f"std at the decoder's last layer, and here both pass through the stack; take gradient plain or blocks 0"
         )

@@ -126,7 +126,7 @@ class VAEModule(ImageModule):
         runs on a copy of z, and z has the true distortion's gradient from a term that is linear in z.
         """
         if self.gradient == "plain":
-            p = self.vae.decode(z)
+            p = self.vae.decode(z, x)
             distortion = -per_image(log_likelihood(p, x))
             return p, distortion, distortion
         copy = z.detach().requires_grad_()
@@ -268,7 +268,8 @@ class VAEModule(ImageModule):
 
     def table(self) -> str:
         """Every value, and what held-out images say of the distribution."""
-        return f"{super().table()}\n\n{self.diagnostics.table()}"
+        ahead = "of each pixel given z and those before it:\n" if self.vae.pixel_by_pixel else ""
+        return f"{super().table()}\n\n{ahead}{self.diagnostics.table()}"
 
     def figures(self) -> dict[str, Figure | Image]:
         """What held-out images say of the distribution, and what drawn ones do."""
@@ -280,7 +281,7 @@ class VAEModule(ImageModule):
         q = self.vae.encode(x)
         noise = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], (DRAWS, self.vae.config.latent))
         draws = q.draw(rearrange(noise, "b k d -> k b d"))
-        p = self.vae.decode(draws.z[0])
+        p = self.vae.decode(draws.z[0], x)
         self.diagnostics.update(q if isinstance(q, Gaussian) else draws, p, x, batch)
         terms = {"distortion": -per_image(log_bin_probability(p, x)), "rate": self.rate(q, draws[0])}
         rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != "standard"}
