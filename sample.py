@@ -49,7 +49,8 @@ def sample(
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
             by default samples.png, or with --export nothing.
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
-        prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a mixture; by default the best.
+        prior: `standard`, N(0, I), or in its place `flow`, trained with the VAE; `fitted`, the Gaussian of q(z);
+            `learned`, a mixture; by default the best, or the flow.
         batch_size: images decoded at once.
         device: `cpu`, `cuda`, or `auto`.
         export: FILE.safetensors to write VAE, prior and, of stage 2, the denoiser's moving average to, in half
@@ -77,6 +78,8 @@ def sample(
         )
     if prior not in (None, *pipeline.priors):
         why = "stage 1 learns its prior when its budget is seen" if pipeline.vae else "a plain GAN has no other"
+        if "flow" in pipeline.priors and prior == "standard":
+            why = "its VAE was trained with the flow in the place of N(0, I)"
         raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

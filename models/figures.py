@@ -76,8 +76,15 @@ def collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Fi
 
 
 @styled
-def diagnostics(calibration: CalibrationReport, code: CodeReport) -> Figure:
-    """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says."""
+def diagnostics(calibration: CalibrationReport, code: CodeReport, prior: str, gap: Tensor) -> Figure:
+    """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says.
+
+    Args:
+        calibration: of the pixels.
+        code: of the latents.
+        prior: what p(z) is, in words.
+        gap: KL(q(z) to p(z)) by two moments, nats.
+    """
     figure, (left, middle, right) = new(13.5, 4.2, 3)
     edges = EDGES.numpy()  # matplotlib warns of tensors where it computes with them
     centre = 0.5 * (edges[1:] + edges[:-1])
@@ -104,7 +111,7 @@ def diagnostics(calibration: CalibrationReport, code: CodeReport) -> Figure:
     height = drawn.sort(descending=True).values.cpu().numpy()
     right.fill_between(np.arange(1, len(height) + 1), height, color=MEAN, alpha=0.4, step="mid")
     right.set(xlabel="latent, by rank", ylabel=name, ylim=(0, None), xlim=(0.5, len(height) + 0.5))
-    right.set_title(f"{int(code.active)} of {len(height)} latents active{nats};\nq(z) to N(0, I) {code.gap:.0f} nats")
+    right.set_title(f"{int(code.active)} of {len(height)} latents active{nats};\nq(z) to {prior} {gap:.0f} nats")
     return figure
 
 

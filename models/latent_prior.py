@@ -1,7 +1,8 @@
 """The ladder of priors over latents that samples are drawn from: N(0, I), the Gaussian of q(z), a mixture on q(z).
 
 q(z) is the mixture of q(z|x) over the data. Training pulls each q(z|x) towards N(0, I) and yet leaves q(z) far from it
-(the prior hole), so that draws from N(0, I) decode badly where draws from q(z)'s own Gaussian decode well.
+(the prior hole), so that draws from N(0, I) decode badly where draws from q(z)'s own Gaussian decode well. In the place
+of N(0, I) there may be a flow that is trained with the VAE and comes to meet q(z) (Chen et al. 2017).
 Axes: B batch, D latents, N images, V views of each, K components.
 """
 
@@ -16,9 +17,10 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from zuko.flows import NSF
 
+from models.autoregressive import AutoregressiveFlow, FlowConfig
 from models.gaussian import Draws
 
-PriorName = Literal["learned", "fitted", "standard"]
+PriorName = Literal["learned", "fitted", "standard", "flow"]
 
 HELD_OUT_EVERY = 10
 """Of so many images one judges the learned prior, and is not learned from."""
@@ -97,14 +99,19 @@ class LatentPrior(nn.Module):
     The fitted one is the standard until `fit` is called, and the learned one is there after `learn` alone. Both travel
     in the state, whose loading builds the mixture or takes it away.
 
+    With a flow the VAE's own p(z) is not `standard` but `flow`, the law of the z that the flow takes to N(0, I). Its
+    weights are parameters, which the VAE's loss trains; the others are fitted to q(z) afterwards, as ever.
+
     Args:
         latent: D.
+        flow: its steps, if any.
     """
 
     mixture: Mixture | None
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, flow: FlowConfig = FlowConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__()
+        self.flow = AutoregressiveFlow(latent, flow) if flow.steps else None
         self.register_buffer("mean", torch.zeros(latent))
         self.register_buffer("cholesky", torch.eye(latent))
         self.mixture = None
@@ -112,14 +119,22 @@ class LatentPrior(nn.Module):
 
     @property
     def names(self) -> tuple[PriorName, ...]:
-        """The priors that there are, the best one last."""
-        return ("standard", "fitted") if self.mixture is None else ("standard", "fitted", "learned")
+        """The priors that there are, the one to draw from last: the best, or the one that the VAE was trained with."""
+        to_codes = ("fitted",) if self.mixture is None else ("fitted", "learned")
+        return (*to_codes, "flow") if self.flow is not None else ("standard", *to_codes)
+
+    @property
+    def own(self) -> PriorName:
+        """The p(z) of the VAE's loss."""
+        return "standard" if self.flow is None else "flow"
 
     def forward(self, noise: Tensor, name: PriorName | None = None) -> Tensor:
         """A draw for standard normal noise, both (B, D), from the best prior or a named one."""
         name = name or self.names[-1]
         if name == "standard":
             return noise
+        if name == "flow":
+            return self.flow.inverse(noise)
         return self.mean + (self.mixture(noise) if name == "learned" else noise) @ self.cholesky.T
 
     def log_density(self, z: Tensor, name: PriorName | None = None) -> Tensor:
@@ -127,6 +142,9 @@ class LatentPrior(nn.Module):
         name = name or self.names[-1]
         if name == "standard":
             return log_standard_normal(z)
+        if name == "flow":
+            u, log_determinant = self.flow(z)
+            return log_standard_normal(u) + log_determinant
         if name == "fitted":
             return log_normal(z, self.mean, self.cholesky)
         return self.mixture.log_density(self.whitened(z)) - self.cholesky.diagonal().log().sum()

@@ -88,7 +88,8 @@ class Card:
 
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
-        nested = {"encoder": PyramidConfig, "decoder": PyramidConfig, "posterior": FlowConfig, "pixels": PixelConfig}
+        nested = {"encoder": PyramidConfig, "decoder": PyramidConfig, "posterior": FlowConfig}
+        nested |= {"prior": FlowConfig, "pixels": PixelConfig}
         return VAEConfig(**self.vae | {name: of(**self.vae[name]) for name, of in nested.items() if name in self.vae})
 
     def completed(self) -> "Card":
@@ -287,7 +288,7 @@ def load_pipeline(path: str | Path) -> tuple[Card, Pipeline | PlainPipeline]:
         plain.load(state, path)
         return card, plain.eval()
     config = card.vae_config()
-    vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
+    vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent, config.prior), None
     if card.denoiser is not None:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser), card.noise)
     pipeline = Pipeline(vae, prior, denoiser)

@@ -32,6 +32,8 @@ class VAEConfig:
             `fixed`, std_start for good.
         posterior: inverse autoregressive steps on the encoder's Gaussian (Kingma et al. 2016), each of which sees
             another D features of the image; none leave it Gaussian.
+        prior: masked autoregressive steps from z to the noise of p(z), trained with the rest (VLAE, Chen et al. 2017);
+            none leave p(z) N(0, I).
         pixels: masked convolutions over the image, by which each pixel's distribution depends on the pixels before it
             (PixelVAE); none leave the pixels independent given z.
     """
@@ -44,6 +46,7 @@ class VAEConfig:
     std_start: float = 0.1
     std: Literal["pixel", "shared", "fixed"] = "pixel"
     posterior: FlowConfig = FlowConfig()
+    prior: FlowConfig = FlowConfig()
     pixels: PixelConfig = PixelConfig()
 
     def must_be_gaussian(self, recipe: str) -> None:
@@ -57,11 +60,12 @@ class VAEConfig:
                 f"{recipe}: net.pixels.blocks ({self.pixels.blocks}): there is no mean image of a z, only one of each "
                 f"pixel given those before it; take 0"
             )
-        if self.posterior.steps:
-            raise InputError(
-                f"{recipe}: net.posterior.steps ({self.posterior.steps}): its rate is that of a Gaussian posterior in "
-                f"closed form; take 0"
-            )
+        for name, flow in (("posterior", self.posterior), ("prior", self.prior)):
+            if flow.steps:
+                raise InputError(
+                    f"{recipe}: net.{name}.steps ({flow.steps}): its rate is the closed form of a Gaussian posterior "
+                    f"beside N(0, I); take 0"
+                )
 
 
 Posterior = Gaussian | FlowedGaussian

@@ -1,5 +1,7 @@
 """Autoregressive flows and the posterior that one makes of a Gaussian: what is exact about them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,9 @@ from models.errors import InputError
 from models.gaussian import Gaussian, kl_to_standard_normal
 from models.latent_prior import LatentPrior
 from models.layers import PyramidConfig
+from models.modules.diagnostics import Diagnostics
 from models.vae import VAE, VAEConfig
+from tests.test_modules import NET, attached, vae
 from tests.test_networks import photographs, shaken
 
 D, C = 5, 3
@@ -148,3 +152,52 @@ def test_the_moments_of_draws_are_those_of_the_posteriors(count):
     torch.testing.assert_close(got.covariance_of_means[1:, 1:], want.covariance_of_means[1:, 1:], **tolerance)
     assert want.rate is not None and got.rate is None
     assert want.active == 2 and (count == 2 or got.active == 2)
+
+
+# --- a flow as the prior
+
+
+def flowed_prior() -> LatentPrior:
+    prior = LatentPrior(D, FlowConfig(2, 8))
+    prior.flow = flow(2, context=0)
+    return prior.double()
+
+
+def test_the_prior_s_density_is_that_of_its_draws():
+    """Importance weights of draws from a wide Gaussian average to 1, and its own draws have the noise back."""
+    prior, noise = flowed_prior(), doubles(100, D)
+    z = prior(noise, "flow")
+    torch.testing.assert_close(prior.flow(z)[0], noise)
+    jacobian = torch.autograd.functional.jacobian(lambda v: prior(v[None], "flow")[0], noise[0])
+    want = torch.distributions.Normal(0.0, 1.0).log_prob(noise[0]).sum() - torch.linalg.slogdet(jacobian).logabsdet
+    torch.testing.assert_close(prior.log_density(z, "flow")[0], want)
+
+
+def test_a_new_flow_is_the_standard_prior():
+    prior, z = LatentPrior(D, FlowConfig(2, 8)), torch.randn(4, D)
+    assert torch.equal(prior(z), z) and torch.equal(prior.log_density(z), prior.log_density(z, "standard"))
+    assert prior.names == ("fitted", "flow") and LatentPrior(D).names == ("standard", "fitted")
+    assert not list(LatentPrior(D).parameters())  # nothing that an optimizer would move
+
+
+def test_the_loss_trains_the_prior_with_the_vae():
+    module = attached(vae(replace(NET, prior=FlowConfig(1, 8)), rate_warmup=0.0))
+    x = photographs(32, 4)
+    loss, terms, _ = module.loss(x, module.train_rng())
+    loss.backward()
+    assert all(weight.grad is not None for weight in module.parameters())
+    assert module.prior.flow.steps[0].hyper[-1].bias.grad.abs().sum() > 0
+    draws = module.vae.encode(x).draw(module.normal((4, 4), module.train_rng()))
+    torch.testing.assert_close(terms["rate"], module.prior.rate(draws, "flow"))
+
+
+def test_the_gap_is_measured_in_the_flow_s_noise():
+    """Codes drawn from p(z) itself have none, however far p(z) is from N(0, I)."""
+    prior = flowed_prior()
+    z = prior(doubles(20_000, D), "flow")
+    q = Gaussian(z, torch.full_like(z, -12))  # narrow posteriors on draws of p(z)
+    found = Diagnostics(32, D, flowed=True)
+    pixels = Gaussian(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
+    found.update(q.draw(doubles(2, 20_000, D)), pixels, pixels.mean, {}, prior.flow)
+    name, gap = found.gap()
+    assert name == "the flow p(z)" and gap < 0.01 < 1 < found.code.compute().gap

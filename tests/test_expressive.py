@@ -25,6 +25,7 @@ from tests.test_train import error_of, folder_of_images, stopped
 CONFIGS = Path(__file__).parent.parent / "configs"
 VARIANTS = {
     "iaf": ["--model.net.posterior.steps=2", "--model.net.posterior.width=16"],
+    "vlae": ["--model.net.prior.steps=2", "--model.net.prior.width=16"],
     "pixelvae": ["--model.net.pixels.blocks=1", "--model.net.pixels.width=8", "--model.net.pixels.context=2"],
 }
 ONE_VALIDATION = f"--model.validate_every={tiny.BUDGET}"
@@ -74,7 +75,7 @@ def test_a_killed_variant_goes_on_as_if_nothing_had_happened(runs, root, name):
 def test_a_variant_is_tested_sampled_and_exported_and_the_export_taken_like_a_checkpoint(runs, root, name):
     shutil.copytree(runs[name], root / "runs" / name)
     options = ["--name", name, ONE_VALIDATION, *VARIANTS[name]]
-    tested = ["--evaluation.n=6", "--evaluation.seeds=1", f"--evaluation.cache={root}/statistics"]
+    tested = ["--evaluation.n=6", "--evaluation.seeds=1", f"--evaluation.cache={runs[name].parent}/statistics"]
     tiny.run(root, "vae", *options, *tested, subcommand="test")
     of_checkpoint = values(root / "runs" / name)
     _, pipeline = load_pipeline(runs[name] / "last.ckpt")
@@ -103,10 +104,24 @@ def test_a_variant_s_checkpoint_is_not_gone_on_with_as_the_plain_one(runs, root,
     assert f"its vae.{part}." in error_of(capsys, lambda: train.main(command))
 
 
-def test_stage_2_takes_a_flowed_posterior(runs, root):
-    folder = tiny.run(root, "gan", f"--model.vae={runs['iaf']}/last.ckpt", f"--model.budget={tiny.BATCH}")
+@pytest.mark.parametrize("name", ["iaf", "vlae"])
+def test_stage_2_takes_a_flow_over(runs, root, name):
+    folder = tiny.run(root, "gan", f"--model.vae={runs[name]}/last.ckpt", f"--model.budget={tiny.BATCH}")
     assert values(folder)["val/standardised_error_of_data"] > 0
-    assert load_pipeline(folder / "last.ckpt")[1].vae.config.posterior.steps == 2
+    (_, stage_1), (_, stage_2) = (load_pipeline(path / "last.ckpt") for path in (runs[name], folder))
+    drawn = [pipeline.draw(0, range(2))["mean"] for pipeline in (stage_1, stage_2)]
+    assert torch.equal(*drawn) and stage_2.vae.config == stage_1.vae.config
+
+
+def test_a_flow_stands_where_n_0_i_stood(runs, root, capsys):
+    checkpoint = runs["vlae"] / "last.ckpt"
+    _, pipeline = load_pipeline(checkpoint)
+    assert pipeline.priors == ("fitted", "flow") and pipeline.prior.own == "flow"
+    drawn = [pipeline.draw(0, range(2), prior)["mean"] for prior in (None, "flow", "fitted")]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    line = error_of(capsys, lambda: sample.main([str(checkpoint), "--prior", "standard"]))
+    assert "has fitted, flow; its VAE was trained with the flow in the place of N(0, I)" in line
+    assert "val/rate_fitted" in values(runs["vlae"]) and "val/rate_flow" not in values(runs["vlae"])
 
 
 def test_a_checkpoint_from_before_there_were_variants_is_gone_on_with(trained, root):
@@ -119,10 +134,13 @@ def test_a_checkpoint_from_before_there_were_variants_is_gone_on_with(trained, r
 
 # --- refusals
 
+PRIOR = {"prior": {"steps": 2, "width": 8}}
 FLOWED, PIXELS = {"posterior": {"steps": 2, "width": 8}}, {"pixels": {"blocks": 1, "width": 8}}
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "free bits": (FLOWED, {"free_bits": 0.1}, "free_bits (0.1) are of each latent's KL"),
     "moments": (FLOWED, {"regulariser": "moments"}, "regulariser moments takes the posterior's own mean and variance"),
+    "free bits beside a flow": (PRIOR, {"free_bits": 0.1}, "with net.prior.steps (2) the KL is no sum"),
+    "mmd beside a flow": (PRIOR, {"regulariser": "mmd"}, "regulariser mmd draws q(z) to N(0, I), and with net.prior"),
     "density": (PIXELS, {"likelihood": "density"}, "likelihood density with net.pixels.blocks (1): pixels are drawn"),
     "gradient": (PIXELS, {"gradient": "faithful"}, "gradient faithful with net.pixels.blocks (1): it parts"),
     "fixed std": (PIXELS | {"std": "fixed"}, {}, "net.std fixed with net.pixels.blocks (1)"),
@@ -143,6 +161,8 @@ def test_a_wrong_combination_is_refused_with_the_reason_and_the_way_out(root, ca
 def test_a_recipe_that_needs_a_closed_form_refuses_what_has_none(recipe):
     with pytest.raises(InputError, match=r"net.posterior.steps \(2\): .*; take 0"):
         recipe(32, VAEConfig(4, posterior=FlowConfig(2)))
+    with pytest.raises(InputError, match=r"net.prior.steps \(2\): .*; take 0"):
+        recipe(32, VAEConfig(4, prior=FlowConfig(2)))
     with pytest.raises(InputError, match=r"net.pixels.blocks \(1\): .*; take 0"):
         recipe(32, VAEConfig(4, pixels=PixelConfig(1)))
 

@@ -40,8 +40,8 @@ def refuse_of_the_std(module: "VAEModule") -> None:
 
 
 def refuse_of_the_rate(module: "VAEModule") -> None:
-    """What the regulariser and the posterior rule out."""
-    regulariser, steps = module.regulariser, module.vae.config.posterior.steps
+    """What the regulariser, the posterior and the prior rule out."""
+    regulariser, net = module.regulariser, module.vae.config
     if module.free_bits and regulariser != "posterior":
         raise InputError(
             f"model: free_bits ({module.free_bits}) are of each posterior's KL, which is no part of the loss with "
@@ -52,15 +52,21 @@ def refuse_of_the_rate(module: "VAEModule") -> None:
             f"model: regulariser_weight ({module.regulariser_weight}) is of the regularisers moments and mmd; with "
             f"posterior the weight is rate_weight"
         )
-    if module.free_bits and steps:
+    for name, flow in (("posterior", net.posterior), ("prior", net.prior)):
+        if module.free_bits and flow.steps:
+            raise InputError(
+                f"model: free_bits ({module.free_bits}) are of each latent's KL, and with net.{name}.steps "
+                f"({flow.steps}) the KL is no sum over latents; take free_bits 0 or steps 0"
+            )
+    if regulariser != "posterior" and net.prior.steps:
         raise InputError(
-            f"model: free_bits ({module.free_bits}) are of each latent's KL, and that of a posterior with "
-            f"net.posterior.steps ({steps}) is no sum over latents; take free_bits 0 or steps 0"
+            f"model: regulariser {regulariser} draws q(z) to N(0, I), and with net.prior.steps ({net.prior.steps}) "
+            f"p(z) is a flow; take regulariser posterior or steps 0"
         )
-    if regulariser == "moments" and steps:
+    if regulariser == "moments" and net.posterior.steps:
         raise InputError(
             f"model: regulariser moments takes the posterior's own mean and variance, which are not known with "
-            f"net.posterior.steps ({steps}); take regulariser mmd, which needs draws alone, or steps 0"
+            f"net.posterior.steps ({net.posterior.steps}); take regulariser mmd, which needs draws alone, or steps 0"
         )
 
 

@@ -88,6 +88,7 @@ class GANModule(Adversary):
                 f"and so nothing to denoise; take a stage 1 with net.pixels.blocks 0"
             )
         self.vae.requires_grad_(False).eval()
+        self.prior.requires_grad_(False)
         self.denoiser = Denoiser(size, denoiser, noise)
         self.discriminator = None if loss == "l2" else Discriminator(size, discriminator)
         self.ema = self.average()

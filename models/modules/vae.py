@@ -113,7 +113,7 @@ class VAEModule(ImageModule):
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.vae = VAE(size, net)
-        self.prior = LatentPrior(net.latent)
+        self.prior = LatentPrior(net.latent, net.prior)
         self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
         refuse_contradictions(self)
 
@@ -142,11 +142,15 @@ class VAEModule(ImageModule):
             variant = faithful_nll(Gaussian(p.mean, apart.logstd), x, log_likelihood)
         return p, distortion, per_image(variant) + reduce(slope * z, "b d -> b", "sum")
 
+    def in_closed_form(self, q: Posterior) -> bool:
+        """Whether KL(q(z|x) to p(z)) is known and a sum over latents."""
+        return isinstance(q, Gaussian) and self.prior.flow is None
+
     def rate(self, q: Posterior, draws: Draws) -> Tensor:
         """KL(q(z|x) to p(z)) in nats per image, (B,); where it has no closed form, of the draw, log q - log p."""
-        if isinstance(q, Gaussian):
+        if self.in_closed_form(q):
             return reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-        return self.prior.rate(draws, "standard")
+        return self.prior.rate(draws, self.prior.own)
 
     def regularisation(self, q: Posterior, z: Tensor, rate: Tensor, rng: torch.Generator) -> Tensor:
         """The loss's rate term, in nats per image, from this process's batch; rate is the posteriors', (B,)."""
@@ -202,7 +206,7 @@ class VAEModule(ImageModule):
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         # Lightning's refuses a fused Adam
-        norm = torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
         self.count_step(drop_unless_finite(optimizer, norm))
 
     # Validation.
@@ -255,7 +259,8 @@ class VAEModule(ImageModule):
     def start_diagnostics(self) -> None:
         """Begin to stream over held-out images."""
         regions = getattr(self.trainer.datamodule, "regions", ())
-        self.diagnostics = Diagnostics(self.vae.size, self.vae.config.latent, regions).to(self.device)
+        about = (self.vae.size, self.vae.config.latent, regions, self.prior.flow is not None)
+        self.diagnostics = Diagnostics(*about).to(self.device)
 
     def on_test_epoch_end(self) -> None:
         self.log_diagnostics("test")
@@ -282,9 +287,9 @@ class VAEModule(ImageModule):
         noise = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], (DRAWS, self.vae.config.latent))
         draws = q.draw(rearrange(noise, "b k d -> k b d"))
         p = self.vae.decode(draws.z[0], x)
-        self.diagnostics.update(q if isinstance(q, Gaussian) else draws, p, x, batch)
+        self.diagnostics.update(q if self.in_closed_form(q) else draws, p, x, batch, self.prior.flow)
         terms = {"distortion": -per_image(log_bin_probability(p, x)), "rate": self.rate(q, draws[0])}
-        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != "standard"}
+        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != self.prior.own}
         return self.statistics(terms | rates, p, x)
 
     # Pictures, checkpoints, optimizers.
@@ -296,7 +301,7 @@ class VAEModule(ImageModule):
         return Card("vae", self.vae.size, self.images_seen, asdict(self.vae.config))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.adam(self.vae)
+        return self.adam(self)  # the VAE, and where it is a flow the prior
 
 
 def per_image(values: Tensor) -> Tensor:
