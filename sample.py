@@ -8,6 +8,7 @@ torchrun --nproc_per_node 4 sample.py runs/demo_gan/last.ckpt --n 5000 --out sam
 """
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +53,8 @@ def sample(
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
             by default samples.png, or with --export nothing.
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
-        prior: `standard`, N(0, I); `fitted`, the Gaussian of q(z); `learned`, a mixture; by default the best.
+        prior: `standard`, N(0, I), or in its place `flow`, trained with the VAE; `fitted`, the Gaussian of q(z);
+            `learned`, a mixture; by default the best, or the flow.
         batch_size: images decoded at once.
         device: `cpu`, `cuda`, or `auto`; of torchrun's processes each takes a GPU of its own.
         export: FILE.safetensors to write VAE, prior and, of stage 2, the denoiser's moving average to, in half
@@ -80,6 +82,8 @@ def sample(
         )
     if prior not in (None, *pipeline.priors):
         why = "stage 1 learns its prior when its budget is seen" if pipeline.vae else "a plain GAN has no other"
+        if "flow" in pipeline.priors and prior == "standard":
+            why = "its VAE was trained with the flow in the place of N(0, I)"
         raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -133,13 +137,11 @@ def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
     if single_images(out):
         write_single_images(target, batches, row, rank)
     elif target.suffix == ".npz":
-        target.parent.mkdir(parents=True, exist_ok=True)
         pictures = gathered([(first, as_pictures(row, rows[row])) for first, rows in batches])
         if rank == 0:
             with replacing(target) as part:
                 np.savez(part, images=np.concatenate(pictures))
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
         drawn = gathered(list(batches))
         if rank == 0:
             picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
@@ -192,10 +194,19 @@ def draw_batches(
     batch_size: int,
     silent: bool,
 ) -> Batches:
-    """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several."""
+    """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several; at
+    their end a line says how fast this process, where it is not silent, has drawn its own.
+    """
+    drawn, seconds = 0, 0.0
     for first in tqdm(firsts, "sampling", unit="batch", disable=silent or len(firsts) < 2):
+        start = time.perf_counter()
         rows = pipeline.draw(seed, range(first, min(n, first + batch_size)), prior)
-        yield first, {name: images.cpu() for name, images in rows.items()}
+        rows = {name: images.cpu() for name, images in rows.items()}
+        seconds += time.perf_counter() - start
+        drawn += min(n, first + batch_size) - first
+        yield first, rows
+    if not silent:
+        print(f"drawn: {drawn:,} images, {drawn / seconds:.1f} images/s")
 
 
 def write_export(checkpoint: str, target: Path) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 
-from models.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
+from models.gaussian import Draws, Gaussian, kl_of_moments, kl_to_standard_normal
 
 LEVELS = (0.5, 0.9, 0.99)
 """Probabilities of the central intervals whose coverage is counted."""
@@ -111,15 +112,16 @@ class CodeReport:
     Args:
         mean: E[z], (D,).
         covariance_of_means: Cov_x[E[z|x]], (D, D).
-        covariance: Cov[z] = Cov_x[E[z|x]] + E_x[diag Var[z|x]], (D, D).
-        rate: of every latent, nats, (D,).
+        covariance: Cov[z] = Cov_x[E[z|x]] + E_x[Cov[z|x]], (D, D).
+        rate: of every latent, nats, (D,), beside N(0, I); None where q(z|x) is known by draws, whose rate is no sum
+            over latents.
         active: latents with Var_x E[z|x] > 0.01.
     """
 
     mean: Tensor
     covariance_of_means: Tensor
     covariance: Tensor
-    rate: Tensor
+    rate: Tensor | None
     active: Tensor
 
     @property
@@ -140,18 +142,28 @@ class CodeStatistics(Metric):
 
     def __init__(self, latent: int, **options: Any) -> None:
         super().__init__(**options)
-        shapes = {"count": (), "sum": (latent,), "outer": (latent, latent), "variance": (latent,), "nats": (latent,)}
+        square = (latent, latent)
+        shapes = {"count": (), "drawn": (), "sum": (latent,), "outer": square, "within": square, "nats": (latent,)}
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, q: Gaussian) -> None:
-        """Add a batch of posteriors, mean and logstd (B, D)."""
-        mean = q.mean.double()
+    def update(self, q: Gaussian | Draws) -> None:
+        """Add a batch of posteriors, mean and logstd (B, D), or K >= 2 draws of each, (K, B, D).
+
+        Of draws E[z|x] and Cov[z|x] are estimates, and the outer product of the one is freed of the other's K-th part,
+        so that neither sum is biased.
+        """
+        if isinstance(q, Draws):
+            mean, within = moments_of_draws(q.z.double())
+            self.drawn += len(mean)
+            self.outer -= within / len(q.z)
+        else:
+            mean, within = q.mean.double(), (2 * q.logstd.double()).exp().sum(0).diag()
+            self.nats += kl_to_standard_normal(q).double().sum(0)
         self.count += len(mean)
         self.sum += mean.sum(0)
         self.outer += mean.T @ mean
-        self.variance += (2 * q.logstd.double()).exp().sum(0)
-        self.nats += kl_to_standard_normal(q).double().sum(0)
+        self.within += within
 
     def compute(self) -> CodeReport:
         mean = self.sum / self.count
@@ -159,7 +171,14 @@ class CodeStatistics(Metric):
         return CodeReport(
             mean=mean,
             covariance_of_means=of_means,
-            covariance=of_means + torch.diag(self.variance / self.count),
-            rate=self.nats / self.count,
+            covariance=of_means + self.within / self.count,
+            rate=None if self.drawn else self.nats / self.count,
             active=(of_means.diagonal() > 0.01).sum(),
         )
+
+
+def moments_of_draws(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of every image's draws, (B, D), and the sum over images of their covariance, (D, D), for z (K, B, D)."""
+    mean = z.mean(0)
+    apart = rearrange(z - mean, "k b d -> (k b) d")
+    return mean, apart.T @ apart / (len(z) - 1)

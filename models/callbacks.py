@@ -212,10 +212,11 @@ class Pictures(Callback):
         write_figures(drawn, paths, trainer, module.images_seen)
 
     def reconstructions(self, pipeline: Pipeline, photographs: Tensor) -> dict[str, Tensor]:
-        """The photographs, and the rows for the mean of each one's q(z|x)."""
+        """The photographs, and the rows for the middle of each one's q(z|x): its mean, where it is Gaussian."""
         noise = torch.randn(photographs.shape, generator=torch.Generator().manual_seed(self.seed))
-        p = pipeline.vae.decode(pipeline.vae.encode(photographs).mean)
-        return {"data": photographs, **pipeline.render(p, noise.to(photographs.device))}
+        middle = photographs.new_zeros(len(photographs), pipeline.vae.config.latent)
+        z = pipeline.vae.encode(photographs).sample(middle)
+        return {"data": photographs, **pipeline.render(z, noise.to(photographs.device))}
 
     def photographs(self, trainer: pl.Trainer, module: ImageModule) -> Tensor:
         """The first held-out images, (count, 3, H, W)."""

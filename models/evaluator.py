@@ -123,7 +123,8 @@ class Evaluator(Callback):
         if pipeline.vae is not None:
             once = sets.reconstructions(pipeline, len(real.features))
             *others, best = pipeline.priors
-            means = {prior: sets.means(pipeline, prior, self.n) for prior in others} | {best: first["mean"]}
+            of_best = {best: first[pipeline.rows[0]]}
+            means = {prior: sets.of_the_vae(pipeline, prior, self.n) for prior in others} | of_best
             ladder = prior_ladder(means, once["reconstruction"].features) if trainer.is_global_zero else {}
         self.compare(trainer, "what is there once", rows, once | ({"train": train} if train else {}))
         if trainer.is_global_zero:
@@ -206,10 +207,11 @@ class Sets:
         rows = tuple(row for row in pipeline.rows if row != "std")
         return self.drawn(f"draws of seed {seed}", rows, pipeline, seed, n)
 
-    def means(self, pipeline: Pipeline, prior: PriorName, n: int) -> Tensor:
-        """Features of the mean images of draws 0 to n - 1 of seed 0 from a prior, (n, D)."""
+    def of_the_vae(self, pipeline: Pipeline, prior: PriorName, n: int) -> Tensor:
+        """Features of the first row, the mean or a PixelVAE's sample, of draws 0 to n - 1 of seed 0, (n, D)."""
         decoder = Pipeline(pipeline.vae, pipeline.prior)  # nothing is denoised
-        return self.drawn(f"{prior} prior", ("mean",), decoder, 0, n, prior)["mean"].features
+        row = decoder.rows[0]
+        return self.drawn(f"{prior} prior", (row,), decoder, 0, n, prior)[row].features
 
     def drawn(
         self, name: str, rows: tuple[str, ...], pipeline: Pipeline, seed: int, n: int, prior: PriorName | None = None
@@ -221,13 +223,15 @@ class Sets:
         return self.measured(name, ({row: drawn[row] for row in rows} for drawn in images), n)
 
     def reconstructions(self, pipeline: Pipeline, count: int) -> dict[str, ImageSet]:
-        """The decoder's mean, and after stage 2 the denoised draw, of one z ~ q(z|x) of every held-out image."""
+        """The first row, the decoder's mean, and after stage 2 the denoised draw, of one z ~ q(z|x) of every held-out
+        image; of a PixelVAE a sample, in the mean's place.
+        """
 
         def rows() -> Iterator[dict[str, Tensor]]:
             for batch in self.trainer.datamodule.test_dataloader():
                 batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
                 drawn = pipeline.reconstruct(0, batch["index"].tolist(), self.module.pixels(batch))
-                names = {"mean": "reconstruction", "denoised": "reconstruction_denoised"}
+                names = {pipeline.rows[0]: "reconstruction", "denoised": "reconstruction_denoised"}
                 yield {new: drawn[name] for name, new in names.items() if name in drawn}
 
         return self.measured("reconstructions", rows(), count)

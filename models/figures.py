@@ -77,8 +77,15 @@ def collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Fi
 
 
 @styled
-def diagnostics(calibration: CalibrationReport, code: CodeReport) -> Figure:
-    """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says."""
+def diagnostics(calibration: CalibrationReport, code: CodeReport, prior: str, gap: Tensor) -> Figure:
+    """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says.
+
+    Args:
+        calibration: of the pixels.
+        code: of the latents.
+        prior: what p(z) is, in words.
+        gap: KL(q(z) to p(z)) by two moments, nats.
+    """
     figure, (left, middle, right) = new(13.5, 4.2, 3)
     edges = EDGES.numpy()  # matplotlib warns of tensors where it computes with them
     centre = 0.5 * (edges[1:] + edges[:-1])
@@ -99,12 +106,13 @@ def diagnostics(calibration: CalibrationReport, code: CodeReport) -> Figure:
     )
     bar = figure.colorbar(shown, ax=middle, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.85)
     bar.ax.set_yticklabels(["1/2", "1/√2", "1", "√2", "2"])
-    rate = code.rate.sort(descending=True).values.cpu().numpy()
-    right.fill_between(np.arange(1, len(rate) + 1), rate, color=MEAN, alpha=0.4, step="mid")
-    right.set(xlabel="latent, by rank", ylabel="rate, nats per image", ylim=(0, None), xlim=(0.5, len(rate) + 0.5))
-    right.set_title(
-        f"{int(code.active)} of {len(rate)} latents active, {rate.sum():.0f} nats;\nq(z) to N(0, I) {code.gap:.0f} nats"
-    )
+    drawn, name, nats = code.covariance_of_means.diagonal().clamp(min=0), "variance of E[z given x]", ""
+    if code.rate is not None:
+        drawn, name, nats = code.rate, "rate, nats per image", f", {code.rate.sum():.0f} nats"
+    height = drawn.sort(descending=True).values.cpu().numpy()
+    right.fill_between(np.arange(1, len(height) + 1), height, color=MEAN, alpha=0.4, step="mid")
+    right.set(xlabel="latent, by rank", ylabel=name, ylim=(0, None), xlim=(0.5, len(height) + 0.5))
+    right.set_title(f"{int(code.active)} of {len(height)} latents active{nats};\nq(z) to {prior} {gap:.0f} nats")
     return figure
 
 

@@ -42,9 +42,35 @@ class Gaussian:
         """mean + std * noise: a true draw when noise ~ N(0, I) has the mean's shape."""
         return self.mean + self.std * noise
 
+    def draw(self, noise: Tensor) -> "Draws":
+        """Of a posterior over codes: the z of standard normal noise (..., B, D), and log q(z|x)."""
+        log_q = -0.5 * noise.square() - self.logstd - 0.5 * math.log(2 * math.pi)
+        return Draws(self.sample(noise), log_q.sum(-1))
+
+    def __getitem__(self, which: slice) -> "Gaussian":
+        """Some of the batch."""
+        return Gaussian(self.mean[which], self.logstd[which])
+
     def repeat(self, times: int) -> "Gaussian":
         """The whole batch `times` times, one after another: (B, ...) -> (times B, ...)."""
         return Gaussian(torch.cat([self.mean] * times), torch.cat([self.logstd] * times))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Codes drawn from posteriors, and how likely each was: all that is known of a posterior without a closed form.
+
+    Args:
+        z: codes, (..., D).
+        log_q: log q(z|x) in nats, (...).
+    """
+
+    z: Tensor
+    log_q: Tensor
+
+    def __getitem__(self, which: object) -> "Draws":
+        """Some of them, by the first axes."""
+        return Draws(self.z[which], self.log_q[which])
 
 
 def soft_floor(value: Tensor, low: float) -> Tensor:

@@ -1,7 +1,8 @@
 """The ladder of priors over latents that samples are drawn from: N(0, I), the Gaussian of q(z), a mixture on q(z).
 
 q(z) is the mixture of q(z|x) over the data. Training pulls each q(z|x) towards N(0, I) and yet leaves q(z) far from it
-(the prior hole), so that draws from N(0, I) decode badly where draws from q(z)'s own Gaussian decode well.
+(the prior hole), so that draws from N(0, I) decode badly where draws from q(z)'s own Gaussian decode well. In the place
+of N(0, I) there may be a flow that is trained with the VAE and comes to meet q(z) (Chen et al. 2017).
 Axes: B batch, D latents, N images, V views of each, K components.
 """
 
@@ -10,16 +11,16 @@ import warnings
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from zuko.flows import NSF
 
-from models.gaussian import Gaussian, log_density
-from models.randomness import generator
+from models.autoregressive import AutoregressiveFlow, FlowConfig
+from models.gaussian import Draws
 
-PriorName = Literal["learned", "fitted", "standard"]
+PriorName = Literal["learned", "fitted", "standard", "flow"]
 
 HELD_OUT_EVERY = 10
 """Of so many images one judges the learned prior, and is not learned from."""
@@ -98,14 +99,19 @@ class LatentPrior(nn.Module):
     The fitted one is the standard until `fit` is called, and the learned one is there after `learn` alone. Both travel
     in the state, whose loading builds the mixture or takes it away.
 
+    With a flow the VAE's own p(z) is not `standard` but `flow`, the law of the z that the flow takes to N(0, I). Its
+    weights are parameters, which the VAE's loss trains; the others are fitted to q(z) afterwards, as ever.
+
     Args:
         latent: D.
+        flow: its steps, if any.
     """
 
     mixture: Mixture | None
 
-    def __init__(self, latent: int) -> None:
+    def __init__(self, latent: int, flow: FlowConfig = FlowConfig()) -> None:  # noqa: B008 (frozen)
         super().__init__()
+        self.flow = AutoregressiveFlow(latent, flow) if flow.steps else None
         self.register_buffer("mean", torch.zeros(latent))
         self.register_buffer("cholesky", torch.eye(latent))
         self.mixture = None
@@ -113,14 +119,22 @@ class LatentPrior(nn.Module):
 
     @property
     def names(self) -> tuple[PriorName, ...]:
-        """The priors that there are, the best one last."""
-        return ("standard", "fitted") if self.mixture is None else ("standard", "fitted", "learned")
+        """The priors that there are, the one to draw from last: the best, or the one that the VAE was trained with."""
+        to_codes = ("fitted",) if self.mixture is None else ("fitted", "learned")
+        return (*to_codes, "flow") if self.flow is not None else ("standard", *to_codes)
+
+    @property
+    def own(self) -> PriorName:
+        """The p(z) of the VAE's loss."""
+        return "standard" if self.flow is None else "flow"
 
     def forward(self, noise: Tensor, name: PriorName | None = None) -> Tensor:
         """A draw for standard normal noise, both (B, D), from the best prior or a named one."""
         name = name or self.names[-1]
         if name == "standard":
             return noise
+        if name == "flow":
+            return self.flow.inverse(noise)
         return self.mean + (self.mixture(noise) if name == "learned" else noise) @ self.cholesky.T
 
     def log_density(self, z: Tensor, name: PriorName | None = None) -> Tensor:
@@ -128,6 +142,9 @@ class LatentPrior(nn.Module):
         name = name or self.names[-1]
         if name == "standard":
             return log_standard_normal(z)
+        if name == "flow":
+            u, log_determinant = self.flow(z)
+            return log_standard_normal(u) + log_determinant
         if name == "fitted":
             return log_normal(z, self.mean, self.cholesky)
         return self.mixture.log_density(self.whitened(z)) - self.cholesky.diagonal().log().sum()
@@ -136,10 +153,10 @@ class LatentPrior(nn.Module):
         """z in units of the fitted Gaussian, in which it is N(0, I); both (B, D)."""
         return torch.linalg.solve_triangular(self.cholesky, (z - self.mean).T, upper=False).T
 
-    def rate(self, q: Gaussian, z: Tensor, name: PriorName | None = None) -> Tensor:
-        """log q(z|x) - log p(z) in nats, (B,), for draws z (B, D) of q: on average KL(q(z|x) to p(z))."""
-        with torch.autocast(z.device.type, enabled=False):
-            return reduce(log_density(q, z), "b d -> b", "sum") - self.log_density(z, name)
+    def rate(self, draws: Draws, name: PriorName | None = None) -> Tensor:
+        """log q(z|x) - log p(z) in nats, (B,), of draws (B, D): on average KL(q(z|x) to p(z))."""
+        with torch.autocast(draws.z.device.type, enabled=False):
+            return draws.log_q - self.log_density(draws.z, name)
 
     def fit(self, mean: Tensor, covariance: Tensor) -> None:
         """Take over the moments of q(z), (D,) and (D, D), with a jitter of 1e-6 of the mean variance on it.
@@ -159,38 +176,30 @@ class LatentPrior(nn.Module):
                 self.mixture = None
                 return
 
-    def learn(self, q: Gaussian, components: int, seed: int = 0) -> dict[PriorName, float]:
+    def learn(self, draws: Draws, components: int, seed: int = 0) -> dict[PriorName, float]:
         """Learn q(z) from a draw of each posterior; every tenth image is held out to judge the mixture.
 
         It is not kept where those are no likelier than under the Gaussian.
 
         Args:
-            q: posteriors, mean and logstd (N, V, D).
+            draws: of the posteriors, (N, V, D).
             components: K, at least 1.
-            seed: of everything.
+            seed: of the mixture's start.
 
         Returns:
             The rate of the held-out images under each prior, in nats; nothing where none is learned, from fewer than
             LEAST_IMAGES images.
         """
         self.mixture = None
-        if len(q.mean) < max(LEAST_IMAGES, 2 * components):
+        if len(draws.z) < max(LEAST_IMAGES, 2 * components):
             return {}
-        rng, held = generator(seed), torch.arange(len(q.mean), device=q.mean.device) % HELD_OUT_EVERY == 0
-        train, valid = (
-            Gaussian(*(rearrange(t[part], "n v d -> (n v) d") for t in (q.mean, q.logstd))) for part in (~held, held)
-        )
-        self.mixture = Mixture.of(self.whitened(sampled(train, rng)), components, seed)
-        z = sampled(valid, rng)
-        rates = {name: self.rate(valid, z, name).mean().item() for name in self.names}
+        held = torch.arange(len(draws.z), device=draws.z.device) % HELD_OUT_EVERY == 0
+        self.mixture = Mixture.of(self.whitened(rearrange(draws.z[~held], "n v d -> (n v) d")), components, seed)
+        valid = Draws(rearrange(draws.z[held], "n v d -> (n v) d"), rearrange(draws.log_q[held], "n v -> (n v)"))
+        rates = {name: self.rate(valid, name).mean().item() for name in self.names}
         if not rates["learned"] < rates["fitted"]:
             self.mixture = None
         return rates
-
-
-def sampled(q: Gaussian, rng: torch.Generator) -> Tensor:
-    """A draw of each, (B, D), the same on every device."""
-    return q.sample(torch.randn(q.mean.shape, generator=rng).to(q.mean.device))
 
 
 def make_room(prior: LatentPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

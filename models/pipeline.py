@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from models import export
+from models.autoregressive import FlowConfig
 from models.denoiser import Denoiser
 from models.errors import InputError
-from models.gaussian import Gaussian
 from models.generator import Generator, GeneratorConfig
 from models.latent_prior import LatentPrior, PriorName
 from models.layers import PyramidConfig
+from models.pixels import PixelConfig
 from models.randomness import noise_of_images
 from models.vae import VAE, VAEConfig
 
@@ -92,7 +93,13 @@ class Card:
     def vae_config(self) -> VAEConfig:
         """The VAE's architecture."""
         pyramids = {half: PyramidConfig(**self.vae[half]) for half in ("encoder", "decoder")}
-        return VAEConfig(**{**self.vae, **pyramids})
+        kinds = {"posterior": FlowConfig, "prior": FlowConfig, "pixels": PixelConfig}
+        variants = {name: kind(**self.vae[name]) for name, kind in kinds.items() if name in self.vae}
+        return VAEConfig(**self.vae | pyramids | variants)
+
+    def completed(self) -> "Card":
+        """With the defaults of what there was no choice of when the checkpoint was written."""
+        return replace(self, vae=asdict(self.vae_config())) if self.stage in ("vae", "gan") else self
 
 
 class Drawer(nn.Module):
@@ -126,7 +133,9 @@ class Pipeline(Drawer):
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Names of the rows that `render` gives."""
+        """Names of the rows that `render` gives, the first one that of the VAE alone; of PixelVAE there is but one."""
+        if self.vae.pixel_by_pixel:
+            return ("sample",)
         return ROWS if self.denoiser is not None else ROWS[:3]
 
     @property
@@ -134,8 +143,13 @@ class Pipeline(Drawer):
         """The priors that z can be drawn from, the best one last."""
         return self.prior.names
 
-    def render(self, p: Gaussian, noise: Tensor) -> dict[str, Tensor]:
-        """The rows for one draw of each p(x|z); noise and every row are (B, 3, H, W), in [0, 1] units, not clipped."""
+    def render(self, z: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The rows for one draw of each p(x|z), z (B, D); noise and every row are (B, 3, H, W), in [0, 1] units, not
+        clipped.
+        """
+        if self.vae.pixel_by_pixel:
+            return {"sample": self.vae.decoder.draw(z, noise)[0]}
+        p = self.vae.decode(z)
         images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
         if self.denoiser is not None:
             images["denoised"] = self.denoiser(noise, p)
@@ -153,7 +167,7 @@ class Pipeline(Drawer):
             prior: one of `self.priors`, by default the best.
         """
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
-        return self.render(self.vae.decode(self.prior(latent_noise, prior)), pixel_noise)
+        return self.render(self.prior(latent_noise, prior), pixel_noise)
 
     @torch.inference_mode()
     def reconstruct(self, seed: int, numbers: Sequence[int], x: Tensor) -> dict[str, Tensor]:
@@ -162,7 +176,7 @@ class Pipeline(Drawer):
         Both noises of photograph i are functions of (seed, i), and others than those of draw i.
         """
         latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
-        return self.render(self.vae.decode(self.vae.encode(x).sample(latent_noise)), pixel_noise)
+        return self.render(self.vae.encode(x).sample(latent_noise), pixel_noise)
 
     @torch.inference_mode()
     def variations(self, seed: int, numbers: range, count: int) -> dict[str, Tensor]:
@@ -240,7 +254,7 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
             f"checkpoint {path}: was not written by degrain (it has no key `degrain`); give the last.ckpt of a run"
         )
     try:
-        card, state = Card(**checkpoint["degrain"]), dict(checkpoint["state_dict"])
+        card, state = Card(**checkpoint["degrain"]).completed(), dict(checkpoint["state_dict"])
         if not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("weights are tensors")
         return card, state
@@ -315,7 +329,7 @@ def untrained(card: Card) -> Pipeline | PlainPipeline:
     if card.generator is not None:
         return PlainPipeline(Generator(card.size, GeneratorConfig(**card.generator)))
     config = card.vae_config()
-    vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent), None
+    vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent, config.prior), None
     if card.denoiser is not None:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser), card.noise)
     return Pipeline(vae, prior, denoiser)

@@ -159,9 +159,9 @@ def test_both_small_models_stay_below_12_megabytes():
 def test_out_beside_export_draws_too(checkpoints, root, capsys):
     command = [str(checkpoints["vae"]), "--n", "2", "--out", "two.npz", "--export", "vae.safetensors"]
     sample.main([*command, "--device", "cpu"])
-    assert re.fullmatch(
-        r"exported: vae.safetensors \([\d,]+ bytes\)\nwrote: two.npz\n", capsys.readouterr().out
-    ) and np.array_equal(np.load("two.npz")["images"], images(checkpoints["vae"], "--n", "2"))
+    lines = r"exported: vae.safetensors \([\d,]+ bytes\)\ndrawn: 2 images, [\d.]+ images/s\nwrote: two.npz\n"
+    assert re.fullmatch(lines, capsys.readouterr().out)
+    assert np.array_equal(np.load("two.npz")["images"], images(checkpoints["vae"], "--n", "2"))
 
 
 def test_what_is_there_is_replaced_on_request_alone(checkpoints, exports, root, capsys):

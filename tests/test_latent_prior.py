@@ -12,7 +12,7 @@ from torch import Tensor
 from models import latent_prior
 from models.calibration import CodeReport, CodeStatistics
 from models.errors import InputError
-from models.gaussian import Gaussian
+from models.gaussian import Draws, Gaussian
 from models.latent_prior import LatentPrior, Mixture
 from models.layers import PyramidConfig
 from models.modules import GANModule, VAEModule
@@ -111,12 +111,17 @@ def views(z: Tensor, std: float = 0.1) -> Gaussian:
     return Gaussian(z[:, None], torch.full_like(z[:, None], math.log(std)))
 
 
+def drawn(q: Gaussian) -> Draws:
+    """A draw of each."""
+    return q.draw(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(5)))
+
+
 @pytest.fixture(scope="module")
 def learned() -> tuple[LatentPrior, dict[str, float]]:
     """A prior that learned the bent law, and its rates."""
     q = views(bent(2000))
     prior = fitted(q)
-    return prior, prior.learn(q, 8)
+    return prior, prior.learn(drawn(q), 8)
 
 
 def mixed(prior: LatentPrior) -> LatentPrior:
@@ -139,9 +144,8 @@ def test_the_log_density_of_the_gaussian_is_that_of_torch():
 
 def test_the_rate_is_the_kl_on_average():
     q = Gaussian(torch.tensor([[1.0, -0.5]]).expand(100_000, 2), torch.tensor([[-1.0, 0.2]]).expand(100_000, 2))
-    z = q.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(0)))
     kl = ((q.mean.square() + q.std.square() - 1) / 2 - q.logstd)[0].sum()
-    torch.testing.assert_close(LatentPrior(2).rate(q, z, "standard").mean(), kl, rtol=0, atol=0.01)
+    torch.testing.assert_close(LatentPrior(2).rate(drawn(q), "standard").mean(), kl, rtol=0, atol=0.01)
 
 
 def test_a_mixture_of_one_is_the_gaussian():
@@ -208,14 +212,14 @@ def test_where_nothing_is_better_the_gaussian_stays(monkeypatch):
     monkeypatch.setattr(latent_prior, "LEAST_IMAGES", 40)
     q = views(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)))
     prior = fitted(q)
-    rates = prior.learn(q, 4)
+    rates = prior.learn(drawn(q), 4)
     assert prior.names == ("standard", "fitted") and rates["learned"] >= rates["fitted"]
 
 
 def test_few_images_are_not_learned_from():
     q = views(bent(999))
     prior = fitted(q)
-    assert prior.learn(q, 1) == {} and prior.mixture is None
+    assert prior.learn(drawn(q), 1) == {} and prior.mixture is None
 
 
 def test_the_same_seed_learns_the_same_whatever_was_drawn_before():
@@ -224,7 +228,7 @@ def test_the_same_seed_learns_the_same_whatever_was_drawn_before():
         torch.rand(5)
         before, prior = torch.get_rng_state(), fitted(q)
         with torch.inference_mode():  # as Lightning validates
-            assert prior.learn(q, 4, seed)["learned"] < math.inf
+            assert prior.learn(drawn(q), 4, seed)["learned"] < math.inf
         assert torch.equal(torch.get_rng_state(), before)
         states.append(torch.cat([value.double().flatten() for value in prior.state_dict().values()]))
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
@@ -234,7 +238,7 @@ def test_both_views_of_an_image_are_held_out_together(monkeypatch):
     seen = []
     monkeypatch.setattr(latent_prior.Mixture, "of", lambda u, *_: seen.append(u) or Mixture(1, 3))
     means = torch.arange(1000.0)[:, None, None].expand(1000, 2, 3)
-    LatentPrior(3).learn(Gaussian(means, torch.full_like(means, -20)), 1)
+    LatentPrior(3).learn(drawn(Gaussian(means, torch.full_like(means, -20))), 1)
     kept = torch.tensor([i for i in range(1000) if i % 10])
     torch.testing.assert_close(seen[0], kept.repeat_interleave(2)[:, None].expand(-1, 3).float())
 
@@ -264,9 +268,9 @@ def teachable(monkeypatch) -> list[tuple[torch.Size, int, int]]:
     """Lets 64 images teach a mixture, the Gaussian if need be; notes from what, of how many and by which seed."""
     lessons, learn = [], LatentPrior.learn
 
-    def noted(prior: LatentPrior, q: Gaussian, components: int, seed: int) -> dict[str, float]:
-        lessons.append((q.mean.shape, components, seed))
-        rates = learn(prior, q, components, seed)
+    def noted(prior: LatentPrior, draws: Draws, components: int, seed: int) -> dict[str, float]:
+        lessons.append((draws.z.shape, components, seed))
+        rates = learn(prior, draws, components, seed)
         assert rates.keys() == {"standard", "fitted", "learned"} and all(map(math.isfinite, rates.values()))
         prior.mixture = prior.mixture or Mixture(2, 4)
         prior.mixture.means.add_(len(lessons))

@@ -17,6 +17,7 @@ NETWORKS = (
     "layers",
     "pictures",
     "pipeline",
+    "pixels",
     "vae",
 )
 RECIPES = ("callbacks", "console", "evaluator", "tracking")  # and the package models.modules

@@ -294,7 +294,7 @@ def folder_of_images(path: Path, size: int) -> str:
 def test_every_config_trains_a_step_of_its_own_networks(root, path):
     written = yaml.safe_load(path.read_text())
     if "class_path" not in written.get("data", {}):
-        pytest.skip("overlays have tests of their own, in test_scaling.py and test_controls.py")
+        pytest.skip("overlays have tests of their own, in test_scaling.py, test_controls.py and test_expressive.py")
     assert path.read_text().startswith("# python train.py fit -c configs/" + path.name)
     if written["data"]["class_path"].startswith("data.gaussian"):
         pytest.skip("toys have tests of their own")

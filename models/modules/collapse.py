@@ -39,7 +39,7 @@ class CollapseModule(ToyModule):
         seed: of the noise.
 
     Raises:
-        InputError: no std, one that is not positive, or an argument out of range.
+        InputError: no std, one that is not positive, a posterior that is not Gaussian, or an argument out of range.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class CollapseModule(ToyModule):
         rate_warmup: float = 0.1,
         seed: int = 0,
     ) -> None:
+        net.must_be_gaussian("collapse")
         std = sorted(std)
         settings = {"size": size, "latents": net.latent, "std": std}
         super().__init__(settings, budget, validate_every, learning_rate, warmup, decay, seed)

@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from models import figures
+from models.autoregressive import AutoregressiveFlow
 from models.calibration import LEVELS, Calibration, CodeStatistics
-from models.gaussian import Gaussian
+from models.gaussian import Draws, Gaussian
 from models.regions import RegionCalibration, RegionReport, spearman
 
 COMPARED = "skin"
@@ -20,16 +21,31 @@ class Diagnostics(nn.Module):
         size: image side in pixels.
         latent: D.
         regions: names of the regions that batches number, if they do.
+        flowed: whether p(z) is a flow.
     """
 
-    def __init__(self, size: int, latent: int, regions: tuple[str, ...] = ()) -> None:
+    def __init__(self, size: int, latent: int, regions: tuple[str, ...] = (), flowed: bool = False) -> None:
         super().__init__()
         self.calibration, self.code = Calibration((3, size, size)), CodeStatistics(latent)
+        self.noise = CodeStatistics(latent) if flowed else None
         self.regions = RegionCalibration(regions) if regions else None
 
-    def update(self, q: Gaussian, p: Gaussian, x: Tensor, batch: dict[str, Tensor]) -> None:
-        """Add images x (B, C, H, W) in [0, 1], their q(z|x) and p(x|z), and the batch's "regions" and "clean"."""
+    def update(
+        self,
+        q: Gaussian | Draws,
+        p: Gaussian,
+        x: Tensor,
+        batch: dict[str, Tensor],
+        flow: AutoregressiveFlow | None = None,
+    ) -> None:
+        """Add images x (B, C, H, W) in [0, 1], their q(z|x) and p(x|z), and the batch's "regions" and "clean".
+
+        Where p(z) is a flow, for which draws of q are needed, the gap between q(z) and it is measured in its noise: it
+        is N(0, I) there, and a KL is the same before and after an invertible map.
+        """
         self.code.update(q)
+        if self.noise is not None:
+            self.noise.update(Draws(flow(q.z)[0], q.log_q))
         self.calibration.update(p, x)
         if self.regions is not None and "regions" in batch:
             clean = batch["clean"].float() / 255 if "clean" in batch else None
@@ -40,7 +56,7 @@ class Diagnostics(nn.Module):
         code, calibration = self.code.compute(), self.calibration.compute()
         values = {
             "active_units": code.active.float(),
-            "prior_gap": code.gap,
+            "prior_gap": self.gap()[1],
             "marginal_variance": calibration.marginal_variance,
             "marginal_variance_gap": calibration.marginal_variance_gap,
         }
@@ -59,6 +75,12 @@ class Diagnostics(nn.Module):
                 values["planted_rank_correlation"] = spearman(std, report.pooled(report.planted).sqrt())
         return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
 
+    def gap(self) -> tuple[str, Tensor]:
+        """What p(z) is, and KL(q(z) to p(z)) by the mean and covariance of q(z), nats."""
+        if self.noise is not None:
+            return "the flow p(z)", self.noise.compute().gap
+        return "N(0, I)", self.code.compute().gap
+
     def by_region(self) -> RegionReport | None:
         """The report by region, where batches had regions."""
         if self.regions is None or not len(self.regions.rows):
@@ -67,22 +89,23 @@ class Diagnostics(nn.Module):
 
     def table(self) -> str:
         """What a person would ask first, and the regions with 95 % bootstrap intervals over images."""
-        code, calibration = self.code.compute(), self.calibration.compute()
+        code, calibration, (p, gap) = self.code.compute(), self.calibration.compute(), self.gap()
         coverage = ", ".join(f"{100 * c:.1f} %" for c in calibration.coverage)
         lines = [
             f"{int(self.calibration.images):,} images",
             f"central 50, 90, 99 % intervals cover {coverage}",
             f"variance of means + std^2, by that of the data: {calibration.marginal_variance:.3f}; "
             f"mean |log ratio| of a pixel {calibration.marginal_variance_gap:.3f}",
-            f"{int(code.active)} of {len(code.rate)} latents active, rate {code.rate.sum():.1f} nats, "
-            f"q(z) to N(0, I) {code.gap:.1f} nats by its moments",
+            f"{int(code.active)} of {len(code.mean)} latents active, "
+            + (f"rate {code.rate.sum():.1f} nats, " if code.rate is not None else "")
+            + f"q(z) to {p} {gap:.1f} nats by its moments",
         ]
         report = self.by_region()
         return "\n".join(lines + (region_lines(report) if report is not None else []))
 
     def figures(self) -> dict[str, Figure]:
         """Figures by name."""
-        drawn = {"diagnostics": figures.diagnostics(self.calibration.compute(), self.code.compute())}
+        drawn = {"diagnostics": figures.diagnostics(self.calibration.compute(), self.code.compute(), *self.gap())}
         report = self.by_region()
         return drawn | ({"regions": figures.regions(report)} if report is not None else {})
 

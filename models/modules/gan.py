@@ -93,7 +93,13 @@ class GANModule(Adversary):
         card, self.vae, self.prior = load_vae(vae)
         if card.size != size:
             raise InputError(f"model.vae {vae}: made for {card.size} pixels, the data have {size}; set data.size")
+        if self.vae.pixel_by_pixel:
+            raise InputError(
+                f"model.vae {vae}: is a PixelVAE, whose samples have no noise that is independent from pixel to pixel "
+                f"and so nothing to denoise; take a stage 1 with net.pixels.blocks 0"
+            )
         self.vae.requires_grad_(False).eval()
+        self.prior.requires_grad_(False)
         self.denoiser = Denoiser(size, denoiser, noise)
         self.discriminator = None if loss == "l2" else Discriminator(size, discriminator)
         self.ema = self.average()

@@ -35,7 +35,7 @@ class ToyTwinsModule(ToyModule):
         seed: of the start and of the noise.
 
     Raises:
-        InputError: beta is not positive.
+        InputError: beta is not positive, or the posterior not Gaussian.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class ToyTwinsModule(ToyModule):
         super().__init__({"size": size, "beta": beta}, budget, validate_every, learning_rate, 0.0, 0.0, seed)
         if not 0 < beta < float("inf"):
             raise InputError(f"toy twins: beta = {beta:g}; give a finite beta > 0")
+        net.must_be_gaussian("toy twins")
         self.automatic_optimization = False
         self.beta, self.epsilon = beta, epsilon
         first = VAE(size, net)

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict
-from math import inf
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from models.calibration import CodeStatistics
 from models.errors import InputError
 from models.gaussian import (
+    Draws,
     Gaussian,
     LogLikelihood,
     beta_nll,
@@ -29,11 +29,15 @@ from models.gaussian import (
     mmd_in_nats,
 )
 from models.latent_prior import LatentPrior
+from models.modules.contradictions import refuse_contradictions
 from models.modules.diagnostics import Diagnostics
 from models.modules.steps import SteppedModule
 from models.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
-from models.randomness import shard
-from models.vae import VAE, VAEConfig
+from models.randomness import generator, shard
+from models.vae import VAE, Posterior, VAEConfig
+
+DRAWS = 8
+"""Of each held-out image's q(z|x), where that is known by draws alone: enough to tell a variance of 0.01."""
 
 
 class VAEModule(SteppedModule):
@@ -108,41 +112,9 @@ class VAEModule(SteppedModule):
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.vae = VAE(size, net)
-        self.prior = LatentPrior(net.latent)
+        self.prior = LatentPrior(net.latent, net.prior)
         self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
-        self.refuse_contradictions()
-
-    def refuse_contradictions(self) -> None:
-        """Refuse weights out of range and variants that cancel each other, with the reason.
-
-        Raises:
-            InputError: which, and the way out.
-        """
-        for name in ("rate_weight", "regulariser_weight"):
-            if not 0 < getattr(self, name) < inf:
-                raise InputError(f"model: {name} ({getattr(self, name)}) must be positive and finite")
-        if not 0 <= self.free_bits < inf:
-            raise InputError(f"model: free_bits ({self.free_bits}) are nats, 0 or more")
-        std, regulariser = self.vae.config.std, self.regulariser
-        if self.gradient != "plain" and std == "fixed":
-            raise InputError(
-                f"model: gradient {self.gradient} balances mean and std, and net.std is fixed; take gradient plain"
-            )
-        if self.rate_weight != 1 and std != "fixed":
-            raise InputError(
-                f"model: rate_weight ({self.rate_weight}) with net.std {std}: a learned std answers a weight below 1 "
-                f"by falling without bound and one above 1 by an empty code; take rate_weight 1 or net.std fixed"
-            )
-        if self.free_bits and regulariser != "posterior":
-            raise InputError(
-                f"model: free_bits ({self.free_bits}) are of each posterior's KL, which is no part of the loss with "
-                f"regulariser {regulariser}; take free_bits 0 or regulariser posterior"
-            )
-        if self.regulariser_weight != 1 and regulariser == "posterior":
-            raise InputError(
-                f"model: regulariser_weight ({self.regulariser_weight}) is of the regularisers moments and mmd; with "
-                f"posterior the weight is rate_weight"
-            )
+        refuse_contradictions(self)
 
     # Loss terms.
 
@@ -153,7 +125,7 @@ class VAEModule(SteppedModule):
         runs on a copy of z, and z has the true distortion's gradient from a term that is linear in z.
         """
         if self.gradient == "plain":
-            p = self.vae.decode(z)
+            p = self.vae.decode(z, x)
             distortion = -per_image(log_likelihood(p, x))
             return p, distortion, distortion
         copy = z.detach().requires_grad_()
@@ -169,27 +141,41 @@ class VAEModule(SteppedModule):
             variant = faithful_nll(Gaussian(p.mean, apart.logstd), x, log_likelihood)
         return p, distortion, per_image(variant) + reduce(slope * z, "b d -> b", "sum")
 
+    def in_closed_form(self, q: Posterior) -> bool:
+        """Whether KL(q(z|x) to p(z)) is known and a sum over latents."""
+        return isinstance(q, Gaussian) and self.prior.flow is None
+
+    def rate(self, q: Posterior, draws: Draws) -> Tensor:
+        """KL(q(z|x) to p(z)) in nats per image, (B,); where it has no closed form, of the draw, log q - log p."""
+        if self.in_closed_form(q):
+            return reduce(kl_to_standard_normal(q), "b d -> b", "sum")
+        return self.prior.rate(draws, self.prior.own)
+
     @property
     def regularises_the_batch(self) -> bool:
         """Whether the loss's rate term is of the batch as a whole, no mean over its images."""
         return self.regulariser != "posterior" or self.free_bits > 0
 
-    def code(self, x: Tensor, rng: torch.Generator) -> tuple[Gaussian, Tensor]:
-        """q(z|x) and one z from it, (B, D) each."""
+    def code(self, x: Tensor, rng: torch.Generator) -> tuple[Posterior, Draws]:
+        """q(z|x) and one z of each from it."""
         q = self.vae.encode(x)
-        return q, q.sample(self.normal(q.mean.shape, rng))
+        return q, q.draw(self.normal((len(x), self.vae.config.latent), rng))
 
-    def regularisation(self, q: Gaussian, z: Tensor, rng: torch.Generator) -> Tensor:
-        """The loss's rate term, in nats per image; where it is no mean over images, that of the global batch."""
+    def coupled(self, q: Posterior, draws: Draws) -> Tensor:
+        """What a rate term of the batch is made of, a row an image: draws, or means and logstds, (B, D) or (B, 2 D)."""
+        return draws.z if self.regulariser == "mmd" else torch.cat([q.mean, q.logstd], 1)
+
+    def regularisation(self, q: Posterior, draws: Draws, rate: Tensor, rng: torch.Generator) -> Tensor:
+        """The loss's rate term, in nats per image; where it is no mean of the rates (B,), that of the global batch."""
         if not self.regularises_the_batch:
-            return floored_kl(kl_to_standard_normal(q), 0)
-        mean, logstd, z = self.whole(as_rows(q, z)).chunk(3, 1)
-        q = Gaussian(mean, logstd)
-        if self.regulariser == "posterior":
-            return floored_kl(kl_to_standard_normal(q), self.free_bits)
+            return rate.mean()
+        rows = self.whole(self.coupled(q, draws))
         with torch.autocast(self.device.type, enabled=False):
             if self.regulariser == "mmd":
-                return mmd_in_nats(z, shard(torch.randn, z.shape, rng).to(z))
+                return mmd_in_nats(rows, shard(torch.randn, rows.shape, rng).to(rows))
+            q = Gaussian(*rows.chunk(2, 1))
+            if self.regulariser == "posterior":
+                return floored_kl(kl_to_standard_normal(q), self.free_bits)
             # float64: with fewer images than latents most eigenvalues are no more than the posteriors' variances.
             return kl_of_moments(*mixture_moments(Gaussian(q.mean.double(), q.logstd.double())))
 
@@ -214,13 +200,14 @@ class VAEModule(SteppedModule):
 
     def loss(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Gaussian]:
         """What is minimised, in nats per image; the true distortion and rate, (B,); and p(x|z)."""
-        q, z = self.code(x, rng)
+        q, draws = self.code(x, rng)
         target, log_likelihood = x, log_bin_probability
         if self.likelihood == "density":
             target, log_likelihood = dequantised(x, self.uniform(x.shape, rng)), log_level_density
-        p, distortion, variant = self.reconstruct(z, target, log_likelihood)
-        regularisation = self.regularisation(q, z, rng)
-        terms = {"distortion": distortion, "rate": reduce(kl_to_standard_normal(q), "b d -> b", "sum")}
+        p, distortion, variant = self.reconstruct(draws.z, target, log_likelihood)
+        rate = self.rate(q, draws)
+        regularisation = self.regularisation(q, draws, rate, rng)
+        terms = {"distortion": distortion, "rate": rate}
         if self.regulariser != "posterior":
             terms["regulariser"] = regularisation
         weight = self.rate_weight_now * self.regulariser_weight
@@ -228,7 +215,7 @@ class VAEModule(SteppedModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if self.regularises_the_batch:
-            self.foresee(batch, lambda piece: as_rows(*self.code(self.pixels(piece), self.train_rng())))
+            self.foresee(batch, lambda piece: self.coupled(*self.code(self.pixels(piece), self.train_rng())))
         terms = self.step(self.optimizers(), batch, self.loss_of_piece)
         self.count_step(self.finite)
         self.tick(batch)
@@ -242,7 +229,7 @@ class VAEModule(SteppedModule):
 
     def limited(self, optimizer: torch.optim.Optimizer) -> Tensor:
         # Lightning's refuses a fused Adam
-        return torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip)
+        return torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
 
     # Validation.
 
@@ -256,7 +243,7 @@ class VAEModule(SteppedModule):
 
         Every process sees all of them and gets the same one.
         """
-        data, posteriors = self.trainer.datamodule, []
+        data, codes, rng = self.trainer.datamodule, [], generator(self.seed)
         code = CodeStatistics(self.vae.config.latent, sync_on_compute=False).to(self.device)
         learns = self.prior_components > 0 and self.images_seen >= self.budget
         for batch in data.encode_dataloader(self.prior_images):
@@ -264,19 +251,22 @@ class VAEModule(SteppedModule):
             views = [x, x.flip(3)] if learns and data.flip else [x]
             with self.trainer.precision_plugin.forward_context():
                 q = self.vae.encode(torch.cat(views))  # (V B, D)
-            code.update(Gaussian(q.mean[: len(x)], q.logstd[: len(x)]))
+            noise = torch.randn(2, len(views) * len(x), self.vae.config.latent, generator=rng)  # as on every device
+            draws = q.draw(noise.to(self.device))  # two are the least that moments can be estimated from
+            code.update(q[: len(x)] if isinstance(q, Gaussian) else draws[:, : len(x)])
             if learns:
-                posteriors.append([rearrange(t, "(v b) d -> b v d", v=len(views)) for t in (q.mean, q.logstd)])
+                codes.append([rearrange(t, "(v b) ... -> b v ...", v=len(views)) for t in vars(draws[0]).values()])
         report = code.compute()
         self.prior.fit(report.mean, report.covariance)
         if learns:
-            self.learn_prior(Gaussian(*(torch.cat(t) for t in zip(*posteriors, strict=True))))
+            self.learn_prior(Draws(*(torch.cat(t) for t in zip(*codes, strict=True))))
 
-    def learn_prior(self, q: Gaussian) -> None:
-        """Learn the prior from posteriors (N, V, D), V views of N images, and say in a line what it is worth."""
+    def learn_prior(self, draws: Draws) -> None:
+        """Learn the prior from codes (N, V, D), V views of N images, and say in a line what it is worth."""
         start = time.monotonic()
-        rates = self.prior.learn(q, self.prior_components, self.seed)
-        said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items()) or f"{len(q.mean):,} images are few"
+        rates = self.prior.learn(draws, self.prior_components, self.seed)
+        said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items())
+        said = said or f"{len(draws.z):,} images are few"
         self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
     def on_validation_epoch_end(self) -> None:
@@ -291,7 +281,8 @@ class VAEModule(SteppedModule):
     def start_diagnostics(self) -> None:
         """Begin to stream over held-out images."""
         regions = getattr(self.trainer.datamodule, "regions", ())
-        self.diagnostics = Diagnostics(self.vae.size, self.vae.config.latent, regions).to(self.device)
+        about = (self.vae.size, self.vae.config.latent, regions, self.prior.flow is not None)
+        self.diagnostics = Diagnostics(*about).to(self.device)
 
     def on_test_epoch_end(self) -> None:
         self.log_diagnostics("test")
@@ -304,7 +295,8 @@ class VAEModule(SteppedModule):
 
     def table(self) -> str:
         """Every value, and what held-out images say of the distribution."""
-        return f"{super().table()}\n\n{self.diagnostics.table()}"
+        ahead = "of each pixel given z and those before it:\n" if self.vae.pixel_by_pixel else ""
+        return f"{super().table()}\n\n{ahead}{self.diagnostics.table()}"
 
     def figures(self) -> dict[str, Figure | Image]:
         """What held-out images say of the distribution, and what drawn ones do."""
@@ -314,13 +306,13 @@ class VAEModule(SteppedModule):
         """The ELBO of held-out images, by bin likelihood and the posterior's KL, however training weighs its terms."""
         x = self.pixels(batch)
         q = self.vae.encode(x)
-        z = q.sample(self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], q.mean.shape[1:]))
-        p = self.vae.decode(z)
-        self.diagnostics.update(q, p, x, batch)
-        distortion = -per_image(log_bin_probability(p, x))
-        rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-        rates = {f"rate_{name}": self.prior.rate(q, z, name) for name in self.prior.names if name != "standard"}
-        return self.statistics({"distortion": distortion, "rate": rate, **rates}, p, x)
+        noise = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], (DRAWS, self.vae.config.latent))
+        draws = q.draw(rearrange(noise, "b k d -> k b d"))
+        p = self.vae.decode(draws.z[0], x)
+        self.diagnostics.update(q if self.in_closed_form(q) else draws, p, x, batch, self.prior.flow)
+        terms = {"distortion": -per_image(log_bin_probability(p, x)), "rate": self.rate(q, draws[0])}
+        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != self.prior.own}
+        return self.statistics(terms | rates, p, x)
 
     # Pictures, checkpoints, optimizers.
 
@@ -331,12 +323,7 @@ class VAEModule(SteppedModule):
         return Card("vae", self.vae.size, self.images_seen, asdict(self.vae.config))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.adam(self.vae)
-
-
-def as_rows(q: Gaussian, z: Tensor) -> Tensor:
-    """Mean, logstd and draw side by side, (B, 3 D)."""
-    return torch.cat([q.mean, q.logstd, z], 1)
+        return self.adam(self)  # the VAE, and where it is a flow the prior
 
 
 def per_image(values: Tensor) -> Tensor:
