@@ -4,7 +4,7 @@ python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # r
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
 python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # everything takes it like a checkpoint
-torchrun --nproc_per_node 4 sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # the same, shared out
+torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # the same, shared out
 """
 
 import os
