@@ -44,8 +44,7 @@ class Gaussian:
 
     def draw(self, noise: Tensor) -> "Draws":
         """Of a posterior over codes: the z of standard normal noise (..., B, D), and log q(z|x)."""
-        log_q = -0.5 * noise.square() - self.logstd - 0.5 * math.log(2 * math.pi)
-        return Draws(self.sample(noise), log_q.sum(-1))
+        return Draws(self.sample(noise), log_standard_normal(noise) - self.logstd.sum(-1))
 
     def __getitem__(self, which: slice) -> "Gaussian":
         """Some of the batch."""
@@ -147,6 +146,11 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
 def mmd_in_nats(a: Tensor, b: Tensor) -> Tensor:
     """D / (2 sum_s s/(1 + s)^2) MMD^2: where b ~ N(0, I) and a ~ N(m, I), |m|^2 / 2 for small m and large D, as KL."""
     return a.shape[1] / sum(2 * s / (1 + s) ** 2 for s in KERNEL_SCALES) * mmd(a, b)
+
+
+def log_standard_normal(u: Tensor) -> Tensor:
+    """log N(u; 0, I) = -|u|^2 / 2 - D log(2 pi) / 2, (..., D) -> (...)."""
+    return -0.5 * u.square().sum(-1) - 0.5 * u.shape[-1] * math.log(2 * math.pi)
 
 
 def log_density(p: Gaussian, x: Tensor) -> Tensor:

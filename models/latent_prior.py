@@ -6,7 +6,6 @@ of N(0, I) there may be a flow that is trained with the VAE and comes to meet q(
 Axes: B batch, D latents, N images, V views of each, K components.
 """
 
-import math
 import warnings
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from zuko.flows import NSF
 
 from models.autoregressive import AutoregressiveFlow, FlowConfig
-from models.gaussian import Draws
+from models.gaussian import Draws, log_standard_normal
 
 PriorName = Literal["learned", "fitted", "standard", "flow"]
 
@@ -206,11 +205,6 @@ def make_room(prior: LatentPrior, state: dict[str, Tensor], prefix: str, *_: Any
     """Give the prior a mixture, or none, as the state that is about to be loaded has."""
     means = state.get(f"{prefix}mixture.means")
     prior.mixture = Mixture(*means.shape).to(prior.mean.device) if means is not None else None
-
-
-def log_standard_normal(u: Tensor) -> Tensor:
-    """log N(u; 0, I) = -|u|^2 / 2 - D log(2 pi) / 2, (B, D) -> (B,)."""
-    return -0.5 * u.square().sum(-1) - 0.5 * u.shape[-1] * math.log(2 * math.pi)
 
 
 def log_normal(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

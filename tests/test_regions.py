@@ -6,16 +6,7 @@ import torch
 from models.errors import InputError
 from models.gaussian import Gaussian
 from models.regions import RegionCalibration, spearman
-
-SHAPE = (3, 8, 8)
-
-
-def draws(n, std=0.05):
-    """Images x ~ N(mean, std^2) with means that vary between images, and the p(x|z) that says so."""
-    rng = torch.Generator().manual_seed(0)
-    mean = 0.5 + 0.1 * torch.randn(n, *SHAPE, generator=rng)
-    x = mean + std * torch.randn(n, *SHAPE, generator=rng)
-    return Gaussian(mean, torch.full_like(mean, std).log()), x
+from tests.test_calibration import SHAPE, draws
 
 
 def regions(n):

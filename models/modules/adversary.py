@@ -117,7 +117,7 @@ class Adversary(SteppedModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.number_of_step = self.images_seen // self.global_batch(batch)
-        terms = self.play(batch, self.scenes(batch), self.due(self.penalty_every))
+        terms = self.play(batch, self.scenes(batch))
         self.count_step(self.finite)
         if self.finite:
             self.ema.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (self.global_batch(batch) / self.ema_images))
@@ -144,28 +144,28 @@ class Adversary(SteppedModule):
         scene = self.scene(batch)
         return lambda piece: scene
 
-    def play(self, batch: dict[str, Tensor], scenes: Scenes, penalise: bool) -> dict[str, Tensor]:
+    def play(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
         """A step of D, then one of G, on the same images.
 
         Where D's is not finite G has none: on the same images it would learn from the logits that were not. Where G's
         alone is not, D keeps its step, which was sound, and the step as a whole counts as skipped.
         """
-        d_terms = self.discriminator_step(batch, scenes, penalise)
+        d_terms = self.discriminator_step(batch, scenes)
         return {**d_terms, **self.generator_step(batch, scenes)} if self.finite else d_terms
 
-    def discriminator_step(self, batch: dict[str, Tensor], scenes: Scenes, penalise: bool) -> dict[str, Tensor]:
+    def discriminator_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
         """One step of D."""
         optimizer, _ = self.optimizers()
-        return self.step(optimizer, batch, lambda piece: self.discriminator_loss(scenes(piece), penalise))
+        return self.step(optimizer, batch, lambda piece: self.discriminator_loss(scenes(piece)))
 
-    def discriminator_loss(self, scene: Scene, penalise: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """D's loss, with its penalties, and what is to be logged."""
+    def discriminator_loss(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor]]:
+        """D's loss, with its penalties where they are due, and what is to be logged."""
         fake = scene.fake.detach()
         real_logits = self.discriminator(scene.real, scene.p).repeat(len(scene.draws))
         fake_logits = self.discriminator(fake, scene.pair)
         adversarial = discriminator_loss(self.loss, real_logits, fake_logits)
         terms = {"margin": real_logits - fake_logits, "d_loss": adversarial}
-        if not penalise:
+        if not self.due(self.penalty_every):
             return adversarial.mean(), terms
         penalties = self.penalties(scene.real, fake[: len(scene.real)], scene.p)
         weighted = self.penalty_weight * self.penalty_every * sum(penalties.values()).mean()

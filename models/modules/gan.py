@@ -167,8 +167,8 @@ class GANModule(Adversary):
 
     # Training.
 
-    def play(self, batch: dict[str, Tensor], scenes: Scenes, penalise: bool) -> dict[str, Tensor]:
-        return self.l2_step(batch, scenes) if self.loss == "l2" else super().play(batch, scenes, penalise)
+    def play(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
+        return self.l2_step(batch, scenes) if self.loss == "l2" else super().play(batch, scenes)
 
     def foresee_spread(self, batch: dict[str, Tensor], scenes: Scenes) -> None:
         """Foresee what the spread term pools over the whole batch; of each piece it is one row, (1, 2, h, w)."""
@@ -212,7 +212,7 @@ class GANModule(Adversary):
         }
         terms |= {"l2": squared_error(fake[None], real)} if self.loss == "l2" else self.margins(real, fake, p)
         if count:
-            first = Gaussian(p.mean[:count], p.logstd[:count])
+            first = p[:count]
             regions = batch["regions"][:count] if "regions" in batch else None
             self.moments.update(self.ema.module.draws(noise[:, :count], first), first, regions)
         return terms
