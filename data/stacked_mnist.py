@@ -1,7 +1,7 @@
 """Stacked MNIST: three handwritten digits in the three colours of an image, whose 1,000 modes can be counted.
 
-    source = StackedMNISTSource(digits(None, download=False), count=50_000)
-    source.read(item=17, size=32)["image"]  # (32, 32, 3) uint8: stack 17 of seed 0, the same in every process
+`StackedMNISTSource(digits(None, download=False)).read(item=17, size=32)["image"]` is stack 17 of seed 0, uint8
+(32, 32, 3), the same in every process.
 """
 
 import json

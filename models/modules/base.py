@@ -237,6 +237,33 @@ class ImageModule(Recipe):
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named terms of held-out images, per sample, (B,)."""
 
+    # What is of all held-out images together, and no mean over them.
+
+    def begin(self) -> None:
+        """Begin to gather, before the first held-out image of a validation or a test."""
+
+    def over_all(self, stage: str) -> dict[str, Tensor]:
+        """What was gathered, by name, in `val` or `test`; to be logged."""
+        return {}
+
+    def log_over_all(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.over_all(stage).items()})
+
+    def on_validation_epoch_start(self) -> None:
+        self.begin()
+
+    def on_test_epoch_start(self) -> None:
+        self.begin()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log_over_all("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_over_all("test")
+
+    # What draws.
+
     @abstractmethod
     def pipeline(self) -> Pipeline | PlainPipeline:
         """The networks that a reader of the checkpoint would draw with."""

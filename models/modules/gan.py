@@ -217,24 +217,13 @@ class GANModule(Adversary):
             self.moments.update(self.ema.module.draws(noise[:, :count], first), first, regions)
         return terms
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin to stream over held-out images."""
+    def begin(self) -> None:
         self.moments = DenoisingMoments(getattr(self.trainer.datamodule, "regions", ())).to(self.device)
 
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        self.log_moments("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.log_moments("test")
-
-    def log_moments(self, stage: str) -> None:
+    def over_all(self, stage: str) -> dict[str, Tensor]:
         """Whether the first held-out images' denoisings keep the decoder's moments, where they see noise."""
-        if self.denoiser.noise:
-            values = self.moments.compute().scalars()
-            self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
+        values = self.moments.compute().scalars() if self.denoiser.noise else {}
+        return {name: value.float() for name, value in values.items()}
 
     # Pictures, checkpoints, optimizers.
 

@@ -269,29 +269,14 @@ class VAEModule(SteppedModule):
         said = said or f"{len(draws.z):,} images are few"
         self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        self.log_diagnostics("val")
-
-    def on_validation_epoch_start(self) -> None:
-        self.start_diagnostics()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def start_diagnostics(self) -> None:
-        """Begin to stream over held-out images."""
+    def begin(self) -> None:
         regions = getattr(self.trainer.datamodule, "regions", ())
         about = (self.vae.size, self.vae.config.latent, regions, self.prior.flow is not None)
         self.diagnostics = Diagnostics(*about).to(self.device)
 
-    def on_test_epoch_end(self) -> None:
-        self.log_diagnostics("test")
-
-    def log_diagnostics(self, stage: str) -> None:
-        """What is not a mean over images; rmse is that of all pixels together, in [0, 1] units."""
-        values = self.diagnostics.scalars()
-        values["rmse"] = self.trainer.callback_metrics[f"{stage}/squared_error"].sqrt()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+    def over_all(self, stage: str) -> dict[str, Tensor]:
+        """The diagnostics; rmse is that of all pixels together, in [0, 1] units."""
+        return self.diagnostics.scalars() | {"rmse": self.trainer.callback_metrics[f"{stage}/squared_error"].sqrt()}
 
     def table(self) -> str:
         """Every value, and what held-out images say of the distribution."""
