@@ -247,6 +247,7 @@ class ImageModule(Recipe):
         return {}
 
     def log_over_all(self, stage: str) -> None:
+        """Log what was gathered as `stage/name`."""
         self.log_dict({f"{stage}/{name}": value for name, value in self.over_all(stage).items()})
 
     def on_validation_epoch_start(self) -> None:
