@@ -42,6 +42,23 @@ def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     return 0.5 * reduce(gradient.float().square(), "b c h w -> b", "sum")
 
 
+def translated(images: Tensor, offsets: Tensor) -> Tensor:
+    """Images (B, C, H, W) moved by whole pixels, zeros in what is left bare.
+
+    DiffAugment's translation (Zhao et al. 2020): what D sees of photographs and of G's images, moved by the same law.
+    The bare edge says by how much an image was moved, so that no two laws of images become one.
+
+    Args:
+        images: shape (B, C, H, W).
+        offsets: down and to the right in pixels, whole numbers, (B, 2).
+    """
+    most = int(offsets.abs().max())
+    height, width = images.shape[-2:]
+    wide = F.pad(images, (most,) * 4)
+    corners = (most - offsets).long().tolist()
+    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(wide, corners, strict=True)])
+
+
 def squared_error(draws: Tensor, target: Tensor) -> Tensor:
     """(draws - target)^2 averaged over draws and pixels, (B,), for (K, B, C, H, W) and (B, C, H, W): no adversary."""
     return reduce((draws - target).square(), "k b c h w -> b", "mean")

@@ -15,6 +15,7 @@ from models.adversarial import (
     relativistic_loss,
     spread_loss,
     squared_error,
+    translated,
     variance_ratio,
 )
 from models.errors import InputError
@@ -68,6 +69,18 @@ def test_both_players_of_the_relativistic_loss_want_the_margin():
     real, fake = normal(50, seed=5), normal(50, seed=6)
     torch.testing.assert_close(discriminator_loss("relativistic", real, fake), relativistic_loss(real, fake))
     torch.testing.assert_close(generator_loss("relativistic", real, fake), relativistic_loss(fake, real))
+
+
+def test_translated_images_are_moved_by_whole_pixels_and_bare_where_nothing_was():
+    images = normal(3, 2, 4, 6).requires_grad_()
+    moved = translated(images, torch.tensor([[0, 0], [1, -2], [-3, 0]]))
+    by_hand = torch.zeros(3, 2, 4, 6, dtype=torch.float64)
+    by_hand[0] = images[0].detach()
+    by_hand[1, :, 1:, :4] = images[1, :, :3, 2:].detach()
+    by_hand[2, :, :1] = images[2, :, 3:].detach()
+    assert torch.equal(moved.detach(), by_hand)
+    moved.sum().backward()
+    assert images.grad[2].sum() == 2 * 6 and images.grad[0].eq(1).all()  # what left the picture is not judged
 
 
 def test_squared_error_is_the_mean_over_draws_and_pixels():

@@ -120,6 +120,20 @@ def test_only_every_so_many_steps_have_two_draws_of_each_z_and_a_term_so_many_ti
     torch.testing.assert_close(weighted, 3 * module.spread_weight * terms["spread"])
 
 
+def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained):
+    module = attached(gan(trained, translate=0.25))
+    scene = module.scene({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)})
+    assert scene.offsets.unique().numel() > 8 and scene.offsets.abs().max() <= 8
+    residual = (scene.draws[0] - scene.p.mean) / scene.p.std
+    sights = [(scene.positives, scene.real), (scene.negatives[:STEP], residual)]
+    sights += [(scene.condition.mean, scene.p.mean), (scene.condition.logstd, scene.p.logstd)]
+    for i, (down, right) in enumerate(scene.offsets.int().tolist()):
+        inside = [slice(max(0, by), 32 + min(0, by)) for by in (down, right)]
+        before = [slice(max(0, -by), 32 - max(0, by)) for by in (down, right)]
+        for seen, whole in sights:
+            assert torch.equal(seen[i, :, *inside], whole[i, :, *before])
+
+
 # --- who moves
 
 
@@ -419,6 +433,8 @@ def test_nonsense_of_stage_1_is_refused_in_one_line(settings):
     [
         {"penalty_weight": -1.0},
         {"penalty_every": 0},
+        {"translate": -0.1},
+        {"translate": 0.6},
         {"spread_weight": -0.1},
         {"spread_every": 0},
         {"ema_images": 0},

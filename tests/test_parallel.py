@@ -54,6 +54,7 @@ RECIPES = {
     "vae, mmd": lambda trained, **clock: vae(regulariser="mmd", rate_warmup=0.0, likelihood="density", **clock),
     "vae, faithful": lambda trained, **clock: vae(gradient="faithful", **clock),
     "gan": lambda trained, **clock: gan(trained, **clock),
+    "gan, moved": lambda trained, **clock: gan(trained, translate=0.2, **clock),
     "l2": lambda trained, **clock: gan(trained, loss="l2", spread_weight=0.0, **clock),
     "plain gan": lambda trained, **clock: plain(loss="classic", **clock),
 }

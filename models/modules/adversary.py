@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.adversarial import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty
+from models.adversarial import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty, translated
 from models.discriminator import Discriminator
 from models.errors import InputError
 from models.gaussian import Gaussian, dequantised
@@ -30,21 +29,37 @@ class Scene:
         real: residuals of photographs, (B, C, H, W).
         draws: images of G, K for each p, (K, B, C, H, W), in [0, 1] units.
         p: the Gaussians that residuals are of, (B, C, H, W).
+        offsets: by how many pixels D sees each of them moved, (B, 2), or None where it does not.
     """
 
     real: Tensor
     draws: Tensor
     p: Gaussian
+    offsets: Tensor | None = None
+
+    def moved(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) as D sees them; of one scene all are moved alike."""
+        return images if self.offsets is None else translated(images, self.offsets)
 
     @cached_property
-    def fake(self) -> Tensor:
-        """Residuals of the draws, (K B, C, H, W), of the B conditions one after another."""
-        return rearrange((self.draws - self.p.mean) / self.p.std, "k b c h w -> (k b) c h w")
+    def positives(self) -> Tensor:
+        """What D sees of photographs, (B, C, H, W)."""
+        return self.moved(self.real)
+
+    @cached_property
+    def negatives(self) -> Tensor:
+        """What D sees of the draws: their residuals, (K B, C, H, W), of the B conditions one after another."""
+        return torch.cat([self.moved(draw) for draw in (self.draws - self.p.mean) / self.p.std])
+
+    @cached_property
+    def condition(self) -> Gaussian:
+        """p as D sees it."""
+        return Gaussian(self.moved(self.p.mean), self.moved(self.p.logstd))
 
     @cached_property
     def pair(self) -> Gaussian:
-        """p of each of them."""
-        return self.p.repeat(len(self.draws))
+        """The same for each draw."""
+        return self.condition.repeat(len(self.draws))
 
 
 Scenes = Callable[[dict[str, Tensor]], Scene]
@@ -60,6 +75,7 @@ class Adversary(SteppedModule):
         loss: what both play.
         penalty_weight: gamma, the weight of the gradient penalties: R1, and R2 if the loss is relativistic.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
+        translate: share of the side by which D sees images moved at most, 0 for none.
         ema_images: half-life of G's moving average, in images.
         clock: see Recipe.
 
@@ -71,15 +87,23 @@ class Adversary(SteppedModule):
     ema: AveragedModel
 
     def __init__(
-        self, loss: AdversarialLoss, penalty_weight: float, penalty_every: int, ema_images: int, *clock: Any
+        self,
+        loss: AdversarialLoss,
+        penalty_weight: float,
+        penalty_every: int,
+        translate: float,
+        ema_images: int,
+        *clock: Any,
     ) -> None:
         super().__init__(*clock)
         if penalty_weight < 0:
             raise InputError(f"model: penalty_weight ({penalty_weight}) must not be negative")
+        if not 0 <= translate <= 0.5:
+            raise InputError(f"model: translate ({translate}) is a share of the side, from 0 to 0.5")
         if min(penalty_every, ema_images) < 1:
             raise InputError(f"model: penalty_every ({penalty_every}) and ema_images ({ema_images}) must be at least 1")
         self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
-        self.ema_images, self.number_of_step = ema_images, 0
+        self.translate, self.ema_images, self.number_of_step = translate, ema_images, 0
 
     # What a recipe says.
 
@@ -135,7 +159,15 @@ class Adversary(SteppedModule):
         p = self.condition(x, rng)
         # Dequantised, or D would tell photographs by the 8-bit grid.
         real = (dequantised(x, self.uniform(x.shape, rng)) - p.mean) / p.std
-        return Scene(real, self.draws(p, rng), p)
+        draws = self.draws(p, rng)
+        return Scene(real, draws, p, self.offsets(x, rng))
+
+    def offsets(self, x: Tensor, rng: torch.Generator) -> Tensor | None:
+        """How far D shall see each image of a batch moved, uniform up to `translate` of the side, (B, 2)."""
+        most = int(self.translate * x.shape[-1])
+        if not most:
+            return None
+        return (self.uniform((len(x), 2), rng) * (2 * most + 1)).floor() - most
 
     def scenes(self, batch: dict[str, Tensor]) -> Scenes:
         """The scene of each piece: made once, or of several pieces anew for each player, as its graph is large."""
@@ -160,14 +192,14 @@ class Adversary(SteppedModule):
 
     def discriminator_loss(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor]]:
         """D's loss, with its penalties where they are due, and what is to be logged."""
-        fake = scene.fake.detach()
-        real_logits = self.discriminator(scene.real, scene.p).repeat(len(scene.draws))
+        fake = scene.negatives.detach()
+        real_logits = self.discriminator(scene.positives, scene.condition).repeat(len(scene.draws))
         fake_logits = self.discriminator(fake, scene.pair)
         adversarial = discriminator_loss(self.loss, real_logits, fake_logits)
         terms = {"margin": real_logits - fake_logits, "d_loss": adversarial}
         if not self.due(self.penalty_every):
             return adversarial.mean(), terms
-        penalties = self.penalties(scene.real, fake[: len(scene.real)], scene.p)
+        penalties = self.penalties(scene.positives, fake[: len(scene.real)], scene.condition)
         weighted = self.penalty_weight * self.penalty_every * sum(penalties.values()).mean()
         return adversarial.mean() + weighted, terms | penalties
 
@@ -179,8 +211,8 @@ class Adversary(SteppedModule):
     def generator_loss(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor]]:
         """G's loss, and what is to be logged."""
         with torch.no_grad():
-            real_logits = self.discriminator(scene.real, scene.p).repeat(len(scene.draws))
-        adversarial = generator_loss(self.loss, real_logits, self.discriminator(scene.fake, scene.pair))
+            real_logits = self.discriminator(scene.positives, scene.condition).repeat(len(scene.draws))
+        adversarial = generator_loss(self.loss, real_logits, self.discriminator(scene.negatives, scene.pair))
         beside, terms = self.beside(scene.draws, scene.p)
         return adversarial.mean() + beside, {"g_loss": adversarial, **terms}
 

@@ -43,6 +43,7 @@ class GANModule(Adversary):
         decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
         penalty_weight: gamma, the weight of the gradient penalties, in units of the standardised residual.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
+        translate: share of the side by which D sees photographs, draws and conditions moved at most, alike; 0 for none.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2.
         spread_every: steps between those with it, whose weight is multiplied by it. It needs two draws of each z; the
             other steps have one, and take little more than half the time.
@@ -72,6 +73,7 @@ class GANModule(Adversary):
         decay: float = 0.5,
         penalty_weight: float = 10.0,
         penalty_every: int = 4,
+        translate: float = 0.0,
         spread_weight: float = 0.2,
         spread_every: int = 4,
         ema_images: int = 1_000,
@@ -82,7 +84,7 @@ class GANModule(Adversary):
         noise: bool = True,
     ) -> None:
         clock = (budget, validate_every, learning_rate, warmup, decay, seed)
-        super().__init__(loss, penalty_weight, penalty_every, ema_images, *clock)
+        super().__init__(loss, penalty_weight, penalty_every, translate, ema_images, *clock)
         if ratio_images < 1 or ratio_draws < 2:
             raise InputError(
                 f"model: ratio_images ({ratio_images}) must be at least 1, ratio_draws ({ratio_draws}) at least 2"

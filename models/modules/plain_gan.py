@@ -35,6 +35,7 @@ class PlainGANModule(Adversary):
         penalty_weight: gamma, the weight of the gradient penalties, in units of images in [-1, 1]; R3GAN's falls from 2
             to 0.2 for faces of 64 pixels.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
+        translate: share of the side by which D sees photographs and draws moved at most; 0 for none.
         ema_images: half-life of the generator's moving average, in images.
         seed: of all noise in training and validation.
         loss: `relativistic`, with both penalties, or `classic`, the non-saturating one of 2014, with R1 alone.
@@ -55,12 +56,13 @@ class PlainGANModule(Adversary):
         decay: float = 0.5,
         penalty_weight: float = 1.0,
         penalty_every: int = 4,
+        translate: float = 0.0,
         ema_images: int = 1_000,
         seed: int = 0,
         loss: AdversarialLoss = "relativistic",
     ) -> None:
         clock = (budget, validate_every, learning_rate, warmup, decay, seed)
-        super().__init__(loss, penalty_weight, penalty_every, ema_images, *clock)
+        super().__init__(loss, penalty_weight, penalty_every, translate, ema_images, *clock)
         self.generator = Generator(size, generator)
         self.discriminator = Discriminator(size, discriminator, conditional=False)
         self.ema = self.average()
