@@ -360,6 +360,11 @@ def test_what_contradicts_itself_is_refused_with_the_reason(trained, case):
     assert "\n" not in str(refusal.value)
 
 
+def test_moving_what_no_discriminator_sees_is_refused(trained):
+    with pytest.raises(InputError, match=r"translate \(0.1\) moves what a discriminator sees.*; take translate 0"):
+        gan(trained, loss="l2", spread_weight=0.0, translate=0.1)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"penalty_weight": -1.0}, r"penalty_weight \(-1.0\)"), ({"ema_images": 0}, r"ema_images \(0\)")],

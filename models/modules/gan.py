@@ -107,7 +107,7 @@ class GANModule(Adversary):
         self.ema = self.average()
 
     def refuse_contradictions(self, noise: bool) -> None:
-        """Refuse a spread term that is out of range or works against the loss, with the reason.
+        """Refuse a spread term that is out of range or works against the loss, and what the loss has no use for.
 
         Raises:
             InputError: which, and the way out.
@@ -121,6 +121,11 @@ class GANModule(Adversary):
             raise InputError(
                 f"model: spread_weight ({self.spread_weight}) holds the variance over noise that loss l2 takes away; "
                 f"take spread_weight 0 or another loss"
+            )
+        if self.translate and self.loss == "l2":
+            raise InputError(
+                f"model: translate ({self.translate}) moves what a discriminator sees, and loss l2 has none; take "
+                f"translate 0 or another loss"
             )
         if self.spread_weight and not noise:
             raise InputError(
