@@ -21,13 +21,13 @@ from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
 
-from models.console import OneLineParser, fail_if_known
-from models.errors import InputError
-from models.export import SUFFIX
-from models.files import replacing
-from models.latent_prior import PriorName
-from models.pictures import as_pictures, panel
-from models.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
+from models.core.errors import InputError
+from models.core.files import replacing
+from models.inference.export import SUFFIX
+from models.inference.pictures import as_pictures, panel
+from models.inference.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
+from models.training.cli import OneLineParser, fail_if_known
+from models.vae.latent_prior import PriorName
 
 Batches = Iterator[tuple[int, dict[str, torch.Tensor]]]
 

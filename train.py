@@ -27,14 +27,14 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from data.cache import DataError
-from models.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
-from models.console import OneLineParser, fail, fail_if_known, lost_process, refuse_scalars
-from models.errors import InputError
-from models.evaluator import Evaluator
-from models.files import replacing
-from models.modules.modes import CountModes
-from models.pipeline import Card, read_checkpoint
-from models.tracking import Mode, make_tracker
+from models.core.errors import InputError
+from models.core.files import replacing
+from models.inference.pipeline import Card, read_checkpoint
+from models.training.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
+from models.training.cli import OneLineParser, fail, fail_if_known, lost_process, refuse_scalars
+from models.training.evaluator import Evaluator
+from models.training.modes import CountModes
+from models.training.tracking import Mode, make_tracker
 
 TRAINER_DEFAULTS = {
     "max_epochs": -1,  # a leg is an epoch; the module stops the Trainer when its budget of images is seen

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.latent_prior import Mixture
-from models.pipeline import load_vae
+from models.inference.pipeline import load_vae
+from models.vae.latent_prior import Mixture
 from tests import tiny
 
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 import sample
-from models.pictures import panel
-from models.pipeline import load_pipeline
+from models.inference.pictures import panel
+from models.inference.pipeline import load_pipeline
 
 ROOT = Path(__file__).parent.parent
 ROWS = {"vae": ["mean", "std", "sample"], "gan": ["mean", "std", "sample", "denoised"]}

@@ -18,11 +18,11 @@ import yaml
 from PIL import Image
 
 import train
-from models.callbacks import STOPPING, Checkpoints
-from models.latent_prior import LatentPrior
-from models.layers import PyramidConfig
-from models.pipeline import Card
-from models.vae import VAE, VAEConfig
+from models.core.layers import PyramidConfig
+from models.inference.pipeline import Card
+from models.training.callbacks import STOPPING, Checkpoints
+from models.vae.latent_prior import LatentPrior
+from models.vae.network import VAE, VAEConfig
 from tests import tiny
 from tests.conftest import Trained
 from tests.tiny import BATCH, BUDGET, LEG

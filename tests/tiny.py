@@ -27,7 +27,7 @@ def vae_config(root: Path) -> dict[str, Any]:
         "wandb": "off",
         "data": {"class_path": "data.datamodule.Portraits", "init_args": data | {"cache": str(root / "cache")}},
         "model": {
-            "class_path": "models.modules.VAEModule",
+            "class_path": "models.training.VAEModule",
             "init_args": {
                 "net": {"latent": 4, "encoder": dict(NET), "decoder": dict(NET)},
                 "budget": BUDGET,
@@ -42,7 +42,7 @@ def gan_config(root: Path) -> dict[str, Any]:
     """The same for stage 2, on the run `vae`."""
     networks = {"vae": str(root / "runs/vae/last.ckpt"), "denoiser": dict(NET), "discriminator": dict(NET)}
     few = {"budget": BUDGET, "validate_every": LEG, "ratio_images": 15, "ratio_draws": 4, "penalty_every": 2}
-    model = {"class_path": "models.modules.GANModule", "init_args": networks | few}
+    model = {"class_path": "models.training.GANModule", "init_args": networks | few}
     return vae_config(root) | {"name": "gan", "model": model}
 
 
@@ -57,7 +57,7 @@ def plain_gan_config(root: Path) -> dict[str, Any]:
     """The GAN from z."""
     networks = {"generator": NET | {"latent": 4}, "discriminator": dict(NET)}
     model = {"budget": BUDGET, "validate_every": LEG, "penalty_every": 2, **networks}
-    return vae_config(root) | {"model": {"class_path": "models.modules.PlainGANModule", "init_args": model}}
+    return vae_config(root) | {"model": {"class_path": "models.training.PlainGANModule", "init_args": model}}
 
 
 CONTROLS = {

@@ -27,13 +27,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import train
-from models.denoiser import Denoiser
-from models.discriminator import Discriminator
-from models.latent_prior import LatentPrior
-from models.layers import PyramidConfig
-from models.modules import GANModule, VAEModule
-from models.pipeline import Card
-from models.vae import VAE
+from models.core.layers import PyramidConfig
+from models.gan.denoiser import Denoiser
+from models.gan.discriminator import Discriminator
+from models.inference.pipeline import Card
+from models.training import GANModule, VAEModule
+from models.vae.latent_prior import LatentPrior
+from models.vae.network import VAE
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = {

@@ -1,0 +1,1 @@
+"""Distributions, noise, files, layers and errors: what everything else stands on."""

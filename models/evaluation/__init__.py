@@ -1,0 +1,1 @@
+"""What held-out and drawn images say of a model."""

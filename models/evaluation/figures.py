@@ -1,0 +1,179 @@
+"""Figures: tensors in, a matplotlib Figure out. One colour a word everywhere: data grey, mean blue, sample orange,
+denoised green. The toy's are in models/toy_figures.py.
+"""
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from models.evaluation.calibration import EDGES, LEVELS, CalibrationReport, CodeReport
+from models.evaluation.regions import RegionReport
+from models.evaluation.spectrum import PowerSpectrum
+from models.toys import linear_gaussian as toy
+
+DATA, MEAN, SAMPLE, DENOISED, INK = "#8c8c8c", "#2f6fb3", "#e07b27", "#2e9e5b", "#333333"
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "figure.dpi": 110,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+}
+
+
+def new(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
+    """A figure in the house's style and its axes, row by row."""
+    with mpl.rc_context(STYLE):
+        figure = Figure((width, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
+    return figure, axes
+
+
+def styled(draw):
+    """A figure function that draws in the house's style."""
+
+    def wrapped(*args, **kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
+    return wrapped
+
+
+@styled
+def collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Figure:
+    """Live latents and rate over the fixed std: the linear VAE's as lines, convolutional VAEs as dots.
+
+    Args:
+        std: fixed stds, (S,).
+        live: latents with Var_x E[z|x] > 0.01, (S,).
+        rate: nats per image, (S,).
+        eigenvalues: of the data's covariance, the largest k, (k,).
+    """
+    line = torch.logspace(std.min().log10() - 0.1, std.max().log10() + 0.1, 400, dtype=torch.float64)
+    theory = toy.directions(eigenvalues, line[:, None].square(), len(eigenvalues))
+    figure, (left, right) = new(10.5, 4.0, 2)
+    left.plot(line, theory.live.sum(-1), color=INK, lw=1.4, label="data: eigenvalues > std²")
+    left.plot(std, live, "o", color=MEAN, ms=8, label="convolutional VAE")
+    left.set(xscale="log", xlabel="fixed std of every pixel", ylabel="live latents", ylim=(-1, 1.06 * len(eigenvalues)))
+    left.set_title("Latents die one by one as the std grows")
+    left.legend(loc="lower left")
+    right.plot(line, theory.rate.sum(-1), color=INK, lw=1.4, label="linear VAE: sum of log(l/std²)/2")
+    right.plot(std, rate, "o", color=SAMPLE, ms=8, label="convolutional VAE")
+    right.set(xscale="log", xlabel="fixed std of every pixel", ylabel="rate, nats per image")
+    right.set_title("What the code says of an image")
+    right.legend()
+    return figure
+
+
+@styled
+def diagnostics(calibration: CalibrationReport, code: CodeReport, prior: str, gap: Tensor) -> Figure:
+    """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says.
+
+    Args:
+        calibration: of the pixels.
+        code: of the latents.
+        prior: what p(z) is, in words.
+        gap: KL(q(z) to p(z)) by two moments, nats.
+    """
+    figure, (left, middle, right) = new(13.5, 4.2, 3)
+    edges = EDGES.numpy()  # matplotlib warns of tensors where it computes with them
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    left.stairs(
+        calibration.histogram.cpu().numpy(), edges, color=SAMPLE, fill=True, alpha=0.55, label="held-out pixels"
+    )
+    left.plot(centre, np.exp(-0.5 * centre**2) / (2 * np.pi) ** 0.5, color=INK, lw=1.4, label="N(0, 1)")
+    covered = ", ".join(f"{100 * c:.1f}" for c in calibration.coverage)
+    claimed = ", ".join(f"{100 * level:g}" for level in LEVELS)
+    left.set(xlabel="(x − mean) / std", ylabel="density", xlim=(-5, 5))
+    left.set_title(f"Residuals: {claimed} % intervals\ncover {covered} %")
+    left.legend()
+    ratio = (calibration.model_variance / calibration.data_variance.clamp(min=1e-12)).log2().mean(0).cpu().numpy()
+    shown = middle.imshow(ratio, cmap="RdBu_r", vmin=-1, vmax=1)
+    middle.set(xticks=[], yticks=[])
+    middle.set_title(
+        f"Marginal variance law: the model's variance\nover the data's, {calibration.marginal_variance:.2f} in all"
+    )
+    bar = figure.colorbar(shown, ax=middle, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.85)
+    bar.ax.set_yticklabels(["1/2", "1/√2", "1", "√2", "2"])
+    drawn, name, nats = code.covariance_of_means.diagonal().clamp(min=0), "variance of E[z given x]", ""
+    if code.rate is not None:
+        drawn, name, nats = code.rate, "rate, nats per image", f", {code.rate.sum():.0f} nats"
+    height = drawn.sort(descending=True).values.cpu().numpy()
+    right.fill_between(np.arange(1, len(height) + 1), height, color=MEAN, alpha=0.4, step="mid")
+    right.set(xlabel="latent, by rank", ylabel=name, ylim=(0, None), xlim=(0.5, len(height) + 0.5))
+    right.set_title(f"{int(code.active)} of {len(height)} latents active{nats};\nq(z) to {prior} {gap:.0f} nats")
+    return figure
+
+
+@styled
+def regions(report: RegionReport) -> Figure:
+    """The decoder's std of every region beside the residual that it claims, with bootstrap intervals over images."""
+    kinds = {"std": (report.variance, SAMPLE), "actual residual": (report.squared_error, DATA)}
+    if report.planted is not None:
+        kinds["planted noise"] = (report.planted, INK)
+    present = torch.where(report.pixels.sum(0) > 0)[0]
+    order = present[report.pooled(report.variance)[present].argsort()]
+    figure, (ax,) = new(1.9 + 0.85 * len(order), 4.2)
+    place, width = np.arange(len(order)), 0.8 / len(kinds)
+    for i, (name, (values, colour)) in enumerate(kinds.items()):
+        height = report.pooled(values)[order].sqrt()
+        low, high = (
+            b[order].sqrt() for b in report.interval(lambda chosen, v=values: report.pooled(v, chosen), draws=300)
+        )
+        error = torch.stack([height - low, high - height]).clamp(min=0).numpy()
+        style = {"yerr": error, "error_kw": {"lw": 1, "ecolor": INK}, "label": name, "color": colour, "alpha": 0.75}
+        ax.bar(place + (i - (len(kinds) - 1) / 2) * width, height.numpy(), width, **style)
+    ax.set(ylabel="std, pixels in [0, 1]", xlim=(-0.6, len(order) - 0.4))
+    ax.set_xticks(place, [report.names[i] for i in order], rotation=30, ha="right")
+    ax.set_title("What the decoder claims of each region, and what is true")
+    ax.legend()
+    return figure
+
+
+ROW_STYLES = {
+    "mean": {"color": MEAN},
+    "sample": {"color": SAMPLE},
+    "denoised": {"color": DENOISED},
+    "generated": {"color": DENOISED},
+    "reconstruction": {"color": MEAN, "ls": "--"},
+    "reconstruction_denoised": {"color": DENOISED, "ls": "--"},
+    "train": {"color": INK, "ls": ":"},
+}
+
+
+@styled
+def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
+    """Radial power spectra of the data, which come first, and of every row; and the rows' over the data's."""
+    (name, data), *others = rows.items()
+    frequencies = data.frequencies.numpy()
+    figure, (left, right) = new(11.5, 4.4, 2)
+    left.loglog(frequencies, data.power.numpy(), color=DATA, lw=4, alpha=0.6, label=name)
+    for row, spectrum in others:
+        style = ROW_STYLES[row] | {"lw": 1.5}
+        left.loglog(frequencies, spectrum.power.numpy(), label=row.replace("_", ", "), **style)
+        right.semilogx(frequencies, (spectrum.power / data.power).log2().numpy(), **style)
+    right.axhline(0, color=DATA, lw=4, alpha=0.6, zorder=0)
+    right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="spectrum_gap, spectrum_error")
+    for ax in (left, right):
+        ax.set(xlabel="cycles a pixel", xlim=(frequencies[0], frequencies[-1]))
+        periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
+        ax.set_xticks([1 / period for period in periods], [f"1/{period}" for period in periods])
+        ax.set_xticks([], minor=True)
+    left.set(ylabel="power, pixels in [0, 1]")
+    left.set_title("Radial power spectrum of the luminance")
+    right.set(ylabel="log2(power / data's)")
+    right.set_title("The same over the data's: below 0 is too smooth, above too noisy")
+    for ax in (left, right):
+        ax.legend()
+    return figure

@@ -1,0 +1,1 @@
+"""What a checkpoint is and how images are drawn from one; no Lightning."""

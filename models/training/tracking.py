@@ -1,0 +1,155 @@
+"""W&B: the only file of the project that knows wandb, which is imported when a run starts, not before."""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
+
+from models.core.errors import InputError
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+Picture = np.ndarray | Image.Image | Path | str
+Mode = Literal["auto", "online", "offline", "off"]
+ENVIRONMENT: dict[str, Mode] = {  # what WANDB_MODE may say
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "off",
+}
+
+
+def make_tracker(
+    mode: Mode,
+    name: str,
+    run_dir: Path | str,
+    project: str = "degrain",
+    run_id: str | None = None,
+) -> "Tracker | None":
+    """The tracker of a run, or None when tracking is off; "auto" follows WANDB_MODE where that is set.
+
+    Lightning takes None for "the default logger": write Trainer(logger=tracker or False).
+    """
+    if mode == "auto":
+        mode = ENVIRONMENT.get(os.environ.get("WANDB_MODE", ""), "auto")
+    return None if mode == "off" else Tracker(name, run_dir, project, mode, run_id)
+
+
+class Tracker(WandbLogger):
+    """Lightning's W&B logger with every curve against `images_seen` and all its files under RUN_DIR/wandb.
+
+    A module puts its curves at their place with `self.log("step", images_seen, reduce_fx="max")` beside them:
+    Lightning hands the value of "step" to `log_metrics` as the step.
+
+    To go on with a run, pass the `run_id` of its first part. Online, W&B appends to that run. Offline, each
+    part has a folder of its own with the same id, and `wandb sync RUN_DIR/wandb` uploads the parts that are
+    not uploaded yet, oldest first, into one run.
+
+    Args:
+        name: name of the run, as W&B shows it.
+        run_dir: folder of the run; W&B makes RUN_DIR/wandb.
+        project: W&B project.
+        mode: "online", "offline", or "auto": online where W&B finds an API key, offline elsewhere.
+        run_id: id of the run to go on with; None starts a new one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_dir: Path | str,
+        project: str = "degrain",
+        mode: Literal["auto", "online", "offline"] = "auto",
+        run_id: str | None = None,
+    ) -> None:
+        # The id is drawn here, so that it is known (to a checkpoint) before W&B has started.
+        super().__init__(name=name, save_dir=run_dir, project=project, id=run_id or token_hex(4))
+        del self._wandb_init["anonymous"]  # Lightning passes it on, and wandb warns that it is deprecated
+        self.mode = mode
+
+    @property
+    def run_id(self) -> str:
+        """What a checkpoint keeps, so that training that goes on from it goes on with this run."""
+        return self.version
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "Run":
+        """The W&B run, started at first use.
+
+        Raises:
+            InputError: W&B did not start: no API key or a wrong one, no network, no answer.
+        """
+        import wandb
+
+        if self._experiment is None:
+            try:
+                self._experiment = self._start_run()
+            except (wandb.Error, OSError) as error:
+                reason, other = " ".join(str(error).split()), "off" if isinstance(error, OSError) else "offline"
+                raise InputError(f"W&B did not start ({reason}); pass --wandb {other}") from error
+            self._experiment.define_metric("*", step_metric="images_seen", step_sync=True)
+        return self._experiment
+
+    def _start_run(self) -> "Run":
+        import wandb
+
+        Path(self.save_dir).mkdir(parents=True, exist_ok=True)  # W&B looks for the git commit from there
+        # Without a key, login() answers False and asks nobody: neither the user nor the network.
+        online = self.mode == "online" or self.mode == "auto" and wandb.login(prompt=False, verify=False)
+        settings = wandb.Settings(
+            mode="online" if online else "offline",
+            silent=not online,  # online, W&B prints the run's address; offline, finalize() says how to sync
+            quiet=True,
+            console="off",  # progress bars would fill the log
+            disable_code=True,
+            save_code=False,
+            reinit="create_new",  # a run left open elsewhere in the process is not ours to write to
+        )
+        # force: "online" without a key is an error, where W&B would offer to go on offline
+        return wandb.init(**self._wandb_init, settings=settings, force=online)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Writes one row at images_seen = step.
+
+        W&B's own step stays out of it: W&B drops rows whose step goes back, as it does after a resume.
+        """
+        self.experiment.log(dict(metrics) if step is None else {**metrics, "images_seen": step})
+
+    @rank_zero_only
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Records the resolved config, offline too; what JSON does not know (a path) is kept as its text."""
+        self.experiment.config.update(json.loads(json.dumps(config, default=str)), allow_val_change=True)
+
+    @rank_zero_only
+    def log_pictures(self, pictures: Mapping[str, Picture], images_seen: int) -> None:
+        """Writes pictures by name: uint8 arrays (H, W, C), PIL images or paths of image files."""
+        import wandb
+
+        self.log_metrics({name: wandb.Image(picture) for name, picture in pictures.items()}, step=images_seen)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends the run and, when it is offline, says how to sync it; what is logged later goes on with it.
+
+        Left to itself, W&B ends the run when Python exits, after train.py's last line.
+        """
+        super().finalize(status)
+        if self._experiment is None:
+            return
+        run, self._experiment = self._experiment, None
+        run.finish(exit_code=0 if status == "success" else 1)
+        if run.offline:
+            folder = shlex.quote(os.path.join(self.save_dir, "wandb"))
+            print(f"W&B run {run.id} is offline; to upload it: wandb sync {folder}")

@@ -1,0 +1,1 @@
+"""The VAE: encoder, decoder, flows, and the priors over its latents."""

@@ -1,0 +1,230 @@
+"""The convolutional VAE: an encoder to q(z|x) and a decoder to p(x|z), a mean and a std for every pixel and channel."""
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.core.errors import InputError
+from models.core.gaussian import Gaussian, soft_ceiling, soft_floor
+from models.core.layers import PyramidConfig, ResBlock, down, kaiming, up
+from models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
+from models.vae.pixel_decoder import PixelConfig, PixelStack, coloured, eight_bit_draw
+
+LOG_CEILING = log(2)
+"""Of a posterior's log std: one wider than the prior never pays, and early in training z would run away with it."""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Architecture of the VAE.
+
+    Args:
+        latent: number of latents D.
+        encoder: pyramid of the encoder.
+        decoder: pyramid of the decoder.
+        neck: channels of the 4x4 features next to the code: the dense layers there would hold half of all parameters.
+        std_floor: least std of a pixel, in [0, 1] units; 0.002 is half an 8-bit level.
+        std_start: std of every pixel in a new network: low, because a decoder that starts wide never needs its code.
+        std: `pixel`, a std for every pixel from the decoder; `shared`, one learned std for all pixels of all images;
+            `fixed`, std_start for good.
+        posterior: inverse autoregressive steps on the encoder's Gaussian (Kingma et al. 2016), each of which sees
+            another D features of the image; none leave it Gaussian.
+        prior: masked autoregressive steps from z to the noise of p(z), trained with the rest (VLAE, Chen et al. 2017);
+            none leave p(z) N(0, I).
+        pixels: masked convolutions over the image, by which each pixel's distribution depends on the pixels before it
+            (PixelVAE); none leave the pixels independent given z.
+    """
+
+    latent: int = 128
+    encoder: PyramidConfig = field(default_factory=PyramidConfig)
+    decoder: PyramidConfig = field(default_factory=PyramidConfig)
+    neck: int = 64
+    std_floor: float = 0.002
+    std_start: float = 0.1
+    std: Literal["pixel", "shared", "fixed"] = "pixel"
+    posterior: FlowConfig = FlowConfig()
+    prior: FlowConfig = FlowConfig()
+    pixels: PixelConfig = PixelConfig()
+
+    def must_be_gaussian(self, recipe: str) -> None:
+        """Refuse a network without a closed-form KL, or without a mean image, for a recipe that needs them.
+
+        Raises:
+            InputError: which part of it.
+        """
+        if self.pixels.blocks:
+            raise InputError(
+                f"{recipe}: net.pixels.blocks ({self.pixels.blocks}): there is no mean image of a z, only one of each "
+                f"pixel given those before it; take 0"
+            )
+        for name, flow in (("posterior", self.posterior), ("prior", self.prior)):
+            if flow.steps:
+                raise InputError(
+                    f"{recipe}: net.{name}.steps ({flow.steps}): its rate is the closed form of a Gaussian posterior "
+                    f"beside N(0, I); take 0"
+                )
+
+
+Posterior = Gaussian | FlowedGaussian
+"""q(z|x): both answer `sample` and `draw`."""
+
+
+class Encoder(nn.Module):
+    """x -> q(z|x), for x (B, 3, H, W) in [0, 1]: mean and logstd, each (B, D), and what flow there is after them."""
+
+    def __init__(self, size: int, config: VAEConfig) -> None:
+        super().__init__()
+        self.latent = config.latent
+        pyramid, widths = config.encoder, config.encoder.channels(size)
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(pyramid.patch),  # (B, 3 p^2, H/p, W/p)
+            nn.Conv2d(3 * pyramid.patch**2, widths[0], 3, padding=1),
+        ]
+        for i, width in enumerate(widths):
+            layers += [down(widths[i - 1], width)] if i else []
+            layers += [ResBlock(width) for _ in range(pyramid.blocks)]
+        layers += [nn.SiLU(), nn.Conv2d(widths[-1], config.neck, 1), nn.Flatten()]  # (B, N, 4, 4) -> (B, 16 N)
+        parts = 3 if config.posterior.steps else 2
+        self.layers = nn.Sequential(*layers, nn.Linear(16 * config.neck, parts * config.latent))  # -> (B, 2 D or 3 D)
+        kaiming(self)
+        self.flow = AutoregressiveFlow(config.latent, config.posterior, config.latent) if parts == 3 else None
+
+    def forward(self, x: Tensor) -> Posterior:
+        mean, logstd, *context = self.layers(2 * x - 1).float().split(self.latent, dim=1)
+        base = Gaussian(mean, soft_ceiling(logstd, LOG_CEILING))
+        return FlowedGaussian(base, self.flow, *context) if context else base
+
+
+class Decoder(nn.Module):
+    """z -> p(x|z). Input (B, D); output mean and logstd of every pixel, each (B, 3, H, W), in [0, 1] units.
+
+    Args:
+        size: image side in pixels.
+        config: architecture.
+        context: channels beside those.
+    """
+
+    def __init__(self, size: int, config: VAEConfig, context: int = 0) -> None:
+        super().__init__()
+        pyramid, self.std = config.decoder, config.std
+        widths = pyramid.channels(size)
+        layers: list[nn.Module] = [
+            nn.Linear(config.latent, 16 * config.neck),
+            nn.Unflatten(1, (config.neck, 4, 4)),
+            nn.Conv2d(config.neck, widths[-1], 1),
+        ]
+        for i in reversed(range(len(widths))):
+            layers += [ResBlock(widths[i]) for _ in range(pyramid.blocks)]
+            layers += [up(widths[i], widths[i - 1])] if i else []
+        channels = (6 if self.std == "pixel" else 3) + context
+        head = nn.Conv2d(widths[0], channels * pyramid.patch**2, 3, padding=1)
+        layers += [nn.SiLU(), head, nn.PixelShuffle(pyramid.patch)]  # (B, 6 p^2, H/p, W/p) -> (B, 6, H, W)
+        self.layers = nn.Sequential(*layers)
+        kaiming(self)
+        nn.init.zeros_(head.bias)
+        nn.init.normal_(head.weight, std=1e-3)  # a new decoder says: grey, with std_start everywhere
+        self.log_floor, self.log_start = log(config.std_floor), log(config.std_start)
+        if self.std == "shared":
+            self.shared_logstd = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Gaussian:
+        return self.head(self.features(z))  # whatever x is: the pixels are independent
+
+    def features(self, z: Tensor) -> Tensor:
+        """What mean and std are both made of, (B, C, H/p, W/p)."""
+        return self.layers[:-2](z)
+
+    def head(self, features: Tensor) -> Gaussian:
+        """p(x|z) from the features: one convolution."""
+        return self.gaussian(self.layers[-2:](features).float())
+
+    def gaussian(self, output: Tensor) -> Gaussian:
+        """Mean and logstd (B, 3, ...) from (B, 6, ...), or (B, 3, ...) where the std is no output."""
+        mean, logstd = 0.5 * (output[:, :3] + 1), output[:, 3:]
+        if self.std == "fixed":
+            return Gaussian(mean, torch.full_like(mean, self.log_start))
+        if self.std == "shared":
+            logstd = self.shared_logstd
+        return Gaussian(mean, soft_floor(logstd + self.log_start, self.log_floor).expand_as(mean))
+
+
+class PixelDecoder(Decoder):
+    """z and the pixels before -> p(x_i|x_<i, z), in raster order and red, green, blue: the decoder of PixelVAE.
+
+    A new one is the decoder whose pixels are independent.
+
+    Args:
+        size: image side in pixels.
+        config: architecture, with a stack of masked convolutions.
+    """
+
+    def __init__(self, size: int, config: VAEConfig) -> None:
+        super().__init__(size, config, config.pixels.context)
+        self.pixels = PixelStack(config.pixels)
+
+    def forward(self, z: Tensor, x: Tensor) -> Gaussian:
+        """The distribution of every pixel of x (B, 3, H, W), on the grid k/255, given those before it."""
+        decoded = self.layers(z).float()  # (B, 6 + C, H, W)
+        output = self.pixels(x, decoded)  # (B, 9, H, W)
+        return coloured(self.gaussian(decoded[:, :6] + output[:, :6]), output[:, 6:], x)
+
+    def draw(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Gaussian]:
+        """Images, on the grid k/255, and the distribution that each pixel was drawn from, by noise (B, 3, H, W)."""
+        decoded = self.layers(z).float()  # (B, 6 + C, H, W)
+        mean, logstd = torch.empty_like(noise), torch.empty_like(noise)
+
+        def pixel(row: int, column: int, output: Tensor) -> Tensor:
+            independent = self.gaussian(decoded[:, :6, row, column] + output[:, :6])
+            x, at = torch.zeros_like(independent.mean), (..., row, column)  # (B, 3)
+            for colour in range(3):
+                p = coloured(independent, output[:, 6:], x)
+                x[:, colour] = eight_bit_draw(p, noise[at])[:, colour]
+            mean[at], logstd[at] = p.mean, p.logstd
+            return x
+
+        return self.pixels.draw(decoded, pixel), Gaussian(mean, logstd)
+
+
+class VAE(nn.Module):
+    """Encoder and decoder together.
+
+    Args:
+        size: image side in pixels, a power of two from 32 to 256.
+        config: architecture.
+
+    Raises:
+        InputError: size and architecture do not fit, latent, neck or a flow's width < 1, or 0 < std_floor < std_start
+            fails.
+    """
+
+    def __init__(self, size: int, config: VAEConfig) -> None:
+        super().__init__()
+        if min(config.latent, config.neck) < 1:
+            raise InputError(f"latent {config.latent} and neck {config.neck}: must be at least 1")
+        if config.pixels.blocks and config.std != "pixel":
+            raise InputError(
+                f"net.std {config.std} with net.pixels.blocks ({config.pixels.blocks}): what the pixels before tell is "
+                f"how sure the next one is, too; take std pixel or blocks 0"
+            )
+        if not 0 < config.std_floor < config.std_start:
+            raise InputError(f"std_floor {config.std_floor} must lie between 0 and std_start {config.std_start}")
+        self.size, self.config = size, config
+        self.encoder = Encoder(size, config)
+        self.decoder = (PixelDecoder if config.pixels.blocks else Decoder)(size, config)
+        self.to(memory_format=torch.channels_last)  # faster convolutions on CPU and GPU alike
+
+    @property
+    def pixel_by_pixel(self) -> bool:
+        """Whether pixels depend on those before them, so that p(x|z) has samples and no mean image."""
+        return self.config.pixels.blocks > 0
+
+    def encode(self, x: Tensor) -> Posterior:
+        """q(z|x) for images (B, 3, H, W) in [0, 1]."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Gaussian:
+        """p(x|z) for codes (B, D); with net.pixels p(x_i|x_<i, z) of every pixel of images x, which then are needed."""
+        return self.decoder(z, x)

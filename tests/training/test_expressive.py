@@ -1,0 +1,198 @@
+"""More expressive posteriors, priors and decoders: each is a config of stage 1, and every command takes it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import sample
+import train
+from models.core.errors import InputError
+from models.inference.pipeline import load_pipeline, read_checkpoint
+from models.toys import CollapseModule, ToyTwinsModule
+from models.vae.flow import FlowConfig
+from models.vae.network import VAEConfig
+from models.vae.pixel_decoder import PixelConfig
+from tests import tiny
+from tests.conftest import Trained
+from tests.test_train import error_of, folder_of_images, stopped
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+VARIANTS = {
+    "iaf": ["--model.net.posterior.steps=2", "--model.net.posterior.width=16"],
+    "vlae": ["--model.net.prior.steps=2", "--model.net.prior.width=16"],
+    "pixelvae": ["--model.net.pixels.blocks=1", "--model.net.pixels.width=8", "--model.net.pixels.context=2"],
+}
+ONE_VALIDATION = f"--model.validate_every={tiny.BUDGET}"
+MEASURED = {"val/rate", "val/active_units", "val/prior_gap", "val/bits_per_dimension", "val/coverage_90", "val/rmse"}
+
+
+def room(trained: Trained, path: Path) -> Path:
+    """A folder for runs, with the cached data."""
+    (path / "cache").symlink_to(trained.root / "cache")
+    return path
+
+
+@pytest.fixture
+def root(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return room(trained, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def runs(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each variant."""
+    folder = room(trained, tmp_path_factory.mktemp("expressive"))
+    common = ("vae", ONE_VALIDATION, "--name")
+    return {name: tiny.run(folder, *common, name, *VARIANTS[name]).with_name(name) for name in VARIANTS}
+
+
+def values(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_measured_like_the_rest(runs, trained, name):
+    found = values(runs[name])
+    assert MEASURED <= found.keys() and all(np.isfinite(list(found.values())))
+    assert found["val/bits_per_dimension"] < values(trained.vae)["val/bits_per_dimension"] + 0.5
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_killed_variant_goes_on_as_if_nothing_had_happened(runs, root, name):
+    options = (ONE_VALIDATION, *VARIANTS[name])
+    assert stopped(root, "vae", "Kill", 64, "--checkpoint_minutes", "0", *options) == 130
+    tiny.run(root, "vae", "--name", "mine", "--ckpt_path", "last", *options)
+    tiny.assert_same_run(root / "runs/mine", runs[name])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_tested_sampled_and_exported_and_the_export_taken_like_a_checkpoint(runs, root, name):
+    shutil.copytree(runs[name], root / "runs" / name)
+    options = ["--name", name, ONE_VALIDATION, *VARIANTS[name]]
+    tested = ["--evaluation.n=6", "--evaluation.seeds=1", f"--evaluation.cache={runs[name].parent}/statistics"]
+    tiny.run(root, "vae", *options, *tested, subcommand="test")
+    of_checkpoint = values(root / "runs" / name)
+    _, pipeline = load_pipeline(runs[name] / "last.ckpt")
+    assert f"test/{pipeline.rows[0]}/kernel" in of_checkpoint
+    assert {f"test/prior/{prior}/ratio_equal_n" for prior in pipeline.priors} <= of_checkpoint.keys()
+    assert (root / "runs" / name / "diagnostics.png").exists()
+
+    sample.main([str(runs[name] / "last.ckpt"), "--n", "3", "--export", "e.safetensors", "--out", "a.npz"])
+    sample.main(["e.safetensors", "--n", "3", "--out", "b.npz"])
+    drawn = [np.load(path)["images"].astype(int) for path in ("a.npz", "b.npz")]
+    assert drawn[0].shape == (3, 32, 32, 3) and drawn[0].std() > 1
+    assert np.abs(drawn[0] - drawn[1]).mean() < 1
+
+    tiny.run(root, "vae", *options, "--ckpt_path=e.safetensors", subcommand="test")
+    of_export = values(root / "runs" / name)
+    assert of_export["test/distortion"] == pytest.approx(of_checkpoint["test/distortion"], rel=1e-3)
+    folder = tiny.run(root, "vae", *options, "--name=on", "--ckpt_path=e.safetensors", "--model.budget=104")
+    assert read_checkpoint(folder.with_name("on") / "last.ckpt")[0].images_seen == 104
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_s_checkpoint_is_not_gone_on_with_as_the_plain_one(runs, root, capsys, name):
+    path = tiny.write(root / "c.yaml", tiny.vae_config(root))
+    command = ["fit", "-c", str(path), "--name", "mine", "--ckpt_path", str(runs[name] / "last.ckpt")]
+    [part] = {option.split(".")[2] for option in VARIANTS[name]}
+    assert f"its vae.{part}." in error_of(capsys, lambda: train.main(command))
+
+
+@pytest.mark.parametrize("name", ["iaf", "vlae"])
+def test_stage_2_takes_a_flow_over(runs, root, name):
+    folder = tiny.run(root, "gan", f"--model.vae={runs[name]}/last.ckpt", f"--model.budget={tiny.BATCH}")
+    assert values(folder)["val/standardised_error_of_data"] > 0
+    (_, stage_1), (_, stage_2) = (load_pipeline(path / "last.ckpt") for path in (runs[name], folder))
+    drawn = [pipeline.draw(0, range(2))["mean"] for pipeline in (stage_1, stage_2)]
+    assert torch.equal(*drawn) and stage_2.vae.config == stage_1.vae.config
+
+
+def test_a_flow_stands_where_n_0_i_stood(runs, root, capsys):
+    checkpoint = runs["vlae"] / "last.ckpt"
+    _, pipeline = load_pipeline(checkpoint)
+    assert pipeline.priors == ("fitted", "flow") and pipeline.prior.own == "flow"
+    drawn = [pipeline.draw(0, range(2), prior)["mean"] for prior in (None, "flow", "fitted")]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    line = error_of(capsys, lambda: sample.main([str(checkpoint), "--prior", "standard"]))
+    assert "has fitted, flow; its VAE was trained with the flow in the place of N(0, I)" in line
+    assert "val/rate_fitted" in values(runs["vlae"]) and "val/rate_flow" not in values(runs["vlae"])
+
+
+def test_a_checkpoint_from_before_there_were_variants_is_gone_on_with(trained, root):
+    old = tiny.checkpoint(trained.vae)
+    del old["degrain"]["vae"]["posterior"]
+    torch.save(old, "old.ckpt")
+    folder = tiny.run(root, "vae", "--ckpt_path=old.ckpt", f"--model.budget={tiny.BUDGET + tiny.BATCH}")
+    assert tiny.checkpoint(folder)["degrain"]["images_seen"] == tiny.BUDGET + tiny.BATCH
+
+
+# --- refusals
+
+PRIOR = {"prior": {"steps": 2, "width": 8}}
+FLOWED, PIXELS = {"posterior": {"steps": 2, "width": 8}}, {"pixels": {"blocks": 1, "width": 8}}
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "free bits": (FLOWED, {"free_bits": 0.1}, "free_bits (0.1) are of each latent's KL"),
+    "moments": (FLOWED, {"regulariser": "moments"}, "regulariser moments takes the posterior's own mean and variance"),
+    "free bits beside a flow": (PRIOR, {"free_bits": 0.1}, "with net.prior.steps (2) the KL is no sum"),
+    "mmd beside a flow": (PRIOR, {"regulariser": "mmd"}, "regulariser mmd draws q(z) to N(0, I), and with net.prior"),
+    "density": (PIXELS, {"likelihood": "density"}, "likelihood density with net.pixels.blocks (1): pixels are drawn"),
+    "gradient": (PIXELS, {"gradient": "faithful"}, "gradient faithful with net.pixels.blocks (1): it parts"),
+    "fixed std": (PIXELS | {"std": "fixed"}, {}, "net.std fixed with net.pixels.blocks (1)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_combination_is_refused_with_the_reason_and_the_way_out(root, capsys, case):
+    net, settings, said = REFUSED[case]
+    config = tiny.vae_config(root)
+    config["model"]["init_args"] |= {"net": config["model"]["init_args"]["net"] | net, **settings}
+    line = error_of(capsys, lambda: train.main(["fit", "-c", str(tiny.write(root / "c.yaml", config))]))
+    assert said in line and "; take " in line
+    assert not (root / "runs").exists()
+
+
+@pytest.mark.parametrize("recipe", [CollapseModule, ToyTwinsModule])
+def test_a_recipe_that_needs_a_closed_form_refuses_what_has_none(recipe):
+    with pytest.raises(InputError, match=r"net.posterior.steps \(2\): .*; take 0"):
+        recipe(32, VAEConfig(4, posterior=FlowConfig(2)))
+    with pytest.raises(InputError, match=r"net.prior.steps \(2\): .*; take 0"):
+        recipe(32, VAEConfig(4, prior=FlowConfig(2)))
+    with pytest.raises(InputError, match=r"net.pixels.blocks \(1\): .*; take 0"):
+        recipe(32, VAEConfig(4, pixels=PixelConfig(1)))
+
+
+def test_stage_2_refuses_samples_without_independent_noise(runs, root, capsys):
+    path = tiny.write(root / "c.yaml", tiny.gan_config(root))
+    command = ["fit", "-c", str(path), "--model.vae", str(runs["pixelvae"] / "last.ckpt")]
+    assert "is a PixelVAE, whose samples" in error_of(capsys, lambda: train.main(command))
+
+
+def test_a_pixelvae_has_samples_and_no_mean_image(runs, root, capsys):
+    command = [str(runs["pixelvae"] / "last.ckpt"), "--row", "mean"]
+    assert "is of stage vae and has sample" in error_of(capsys, lambda: sample.main(command))
+    assert not list(root.glob("*.png"))
+
+
+# --- configs
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_config_of_a_variant_trains_a_step(root, name):
+    head = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    assert head[0] == f"# python train.py fit -c configs/vae_celeba64.yaml -c configs/{name}.yaml --data.root DIR"
+    assert any("arXiv" in line for line in head)
+    data = {"root": folder_of_images(root / "images", 32), "size": 32, "cache": root / "own", "batch_size": 2}
+    options = [f"--data.{key}={value}" for key, value in (data | {"valid_share": 0.2}).items()]
+    options += [] if name == "pixelvae" else ["--model.net.encoder.patch=2", "--model.net.decoder.patch=2"]
+    options += ["--model.budget=2", "--model.validate_every=2", f"--runs={root}/runs", "--wandb=off"]
+    overlay = ["-c", str(CONFIGS / "vae_celeba64.yaml"), "-c", str(CONFIGS / f"{name}.yaml")]
+    train.main(["fit", *overlay, *options, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    net = yaml.safe_load((root / "runs" / name / "config.yaml").read_text())["model"]["init_args"]["net"]
+    asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]["net"]
+    assert all(net[key] | value == net[key] for key, value in asked.items()) and net["latent"] == 256

@@ -1,0 +1,322 @@
+"""The networks at every size, small; and the file that they travel in."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.core.errors import InputError
+from models.core.gaussian import Gaussian, kl_to_standard_normal, log_bin_probability
+from models.core.layers import PyramidConfig
+from models.gan.denoiser import Denoiser
+from models.gan.discriminator import Discriminator
+from models.gan.objective import gradient_penalty, relativistic_loss
+from models.inference.pipeline import ROWS, Card, Pipeline, load_pipeline, load_vae, read_checkpoint
+from models.vae.latent_prior import LatentPrior
+from models.vae.network import VAE, VAEConfig
+
+SIZES = (32, 64, 128, 256)
+TINY = PyramidConfig(widths=(4, 6), blocks=1, patch=2)
+CONFIG = VAEConfig(latent=5, encoder=TINY, decoder=TINY)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+def shaken(net: nn.Module) -> nn.Module:
+    """The net with every weight moved, as by training: nothing is zero any more."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return net
+
+
+def distribution(size: int, std: float = 0.1, batch: int = 2) -> Gaussian:
+    return Gaussian(torch.rand(batch, 3, size, size), torch.full((batch, 3, size, size), std).log())
+
+
+def photographs(size: int, batch: int = 2) -> Tensor:
+    return torch.randint(256, (batch, 3, size, size)) / 255
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes(size):
+    vae, p = VAE(size, CONFIG), distribution(size)
+    with torch.no_grad():
+        q = vae.encode(photographs(size))
+        assert q.mean.shape == q.logstd.shape == (2, 5)
+        decoded = vae.decode(q.mean)
+        assert decoded.mean.shape == decoded.logstd.shape == (2, 3, size, size)
+        assert Denoiser(size, TINY)(torch.randn_like(p.mean), p).shape == (2, 3, size, size)
+        assert Discriminator(size, TINY)(torch.randn_like(p.mean), p).shape == (2,)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("config", [PyramidConfig((4, 4, 4, 4), 2, 1), PyramidConfig((4,), 1, 4)], ids=str)
+@torch.no_grad()
+def test_shapes_of_other_patches(size, config):
+    vae = VAE(size, VAEConfig(latent=5, encoder=config, decoder=config))
+    p = vae.decode(vae.encode(photographs(size)).mean)
+    assert Denoiser(size, config)(torch.randn_like(p.mean), p).shape == p.mean.shape == (2, 3, size, size)
+    assert Discriminator(size, config)(torch.randn_like(p.mean), p).shape == (2,)
+
+
+STDS = ("pixel", "shared", "fixed")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("std", STDS)
+def test_a_new_decoder_says_grey_with_std_start_everywhere(size, std):
+    config = replace(CONFIG, std_start=0.08, std=std)
+    p = VAE(size, config).decode(torch.randn(4, 5))
+    assert p.mean.shape == p.logstd.shape == (4, 3, size, size)
+    torch.testing.assert_close(p.mean, torch.full_like(p.mean, 0.5), rtol=0, atol=0.02)
+    start = 0.08 + (0 if std == "fixed" else config.std_floor)
+    torch.testing.assert_close(p.std, torch.full_like(p.std, start), rtol=0.05, atol=0)
+
+
+def test_the_head_has_the_channels_that_its_std_needs():
+    counts = {std: sum(w.numel() for w in VAE(32, replace(CONFIG, std=std)).decoder.parameters()) for std in STDS}
+    channels = 3 * TINY.patch**2
+    assert counts["pixel"] - counts["fixed"] == channels * (9 * TINY.widths[0] + 1)  # 3x3 kernels and a bias
+    assert counts["shared"] - counts["fixed"] == 1
+
+
+@pytest.mark.parametrize("std", STDS)
+def test_the_std_is_learned_of_each_pixel_of_all_together_or_not_at_all(std):
+    vae, x = shaken(VAE(32, replace(CONFIG, std=std))), photographs(32)
+    before = vae.decode(torch.randn(2, 5))
+    optimizer = torch.optim.Adam(vae.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (-log_bin_probability(vae.decode(torch.randn(2, 5)), x)).mean().backward()
+        optimizer.step()
+    after = vae.decode(torch.randn(2, 5))
+    assert len(after.std.unique()) == 1 if std != "pixel" else len(after.std.unique()) > 1000
+    assert (after.std.mean() == before.std.mean()) == (std == "fixed")
+    assert (after.mean != before.mean).any()
+
+
+def test_the_gradient_of_a_std_from_stopped_features_ends_at_its_rows_of_the_head():
+    decoder = shaken(VAE(32, CONFIG)).decoder
+    features = decoder.features(torch.randn(2, 5))
+    decoder.head(features.detach()).logstd.sum().backward()
+    moved = {name for name, w in decoder.named_parameters() if w.grad is not None and w.grad.any()}
+    head = f"layers.{len(decoder.layers) - 2}"
+    assert moved == {f"{head}.weight", f"{head}.bias"}
+    bias = decoder.get_parameter(f"{head}.bias").grad
+    assert not bias[: len(bias) // 2].any() and bias[len(bias) // 2 :].all()
+
+
+@pytest.mark.parametrize("scale", [1e1, 1e3, 1e5])
+def test_std_never_falls_below_its_floor(scale):
+    p = shaken(VAE(32, CONFIG)).decode(scale * torch.randn(8, 5))
+    assert (p.std >= CONFIG.std_floor * (1 - 1e-5)).all()
+    assert p.std.min() < 1.01 * CONFIG.std_floor or scale < 1e3  # extreme enough to reach it
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_a_training_step_of_the_vae(size):
+    vae, x = VAE(size, CONFIG), photographs(size)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        q = vae.encode(x)
+        distortion = -log_bin_probability(vae.decode(q.sample(torch.zeros_like(q.mean))), x).sum((1, 2, 3))
+        loss = (distortion + kl_to_standard_normal(q).sum(1)).mean() / x[0].numel()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in vae.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_a_training_step_of_the_gan(size):
+    denoiser, discriminator, p = shaken(Denoiser(size, TINY)), shaken(Discriminator(size, TINY)), distribution(size)
+    real, noise = torch.randn_like(p.mean).requires_grad_(), torch.randn_like(p.mean)
+    fake = (denoiser(noise, p) - p.mean) / p.std
+    logits = discriminator(real, p)
+    d_loss = relativistic_loss(logits, discriminator(fake.detach(), p)) + gradient_penalty(logits, real)
+    d_loss.mean().backward()
+    discriminator.requires_grad_(False)
+    relativistic_loss(discriminator(fake, p), logits.detach()).mean().backward()
+    gradients = {
+        f"{net._get_name()}.{name}": w.grad for net in (denoiser, discriminator) for name, w in net.named_parameters()
+    }
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    # The pairing sees differences of logits alone, so that D's last bias cancels; all else learns.
+    idle = {name for name, gradient in gradients.items() if gradient.abs().max() < 1e-7}
+    assert idle <= {f"Discriminator.layers.{len(discriminator.layers) - 1}.bias"}
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_a_new_denoiser_gives_the_draw_or_without_noise_the_mean(noise):
+    p = distribution(64)
+    eps = torch.randn_like(p.mean)
+    expected = p.sample(eps) if noise else p.mean
+    torch.testing.assert_close(Denoiser(64, TINY, noise)(eps, p), expected, rtol=0, atol=0.02)
+
+
+def test_the_denoiser_is_deterministic_where_the_std_is_at_its_floor():
+    denoiser, p = Denoiser(64, TINY), distribution(64)
+    nn.init.kaiming_normal_(denoiser.head[1].weight, nonlinearity="linear")  # residuals of about one std
+    p.logstd[..., :32] = torch.tensor(CONFIG.std_floor).log()
+    with torch.no_grad():
+        change = (denoiser(torch.randn_like(p.mean), p) - denoiser(torch.randn_like(p.mean), p)).abs()
+    assert change[..., :32].max() < 10 * CONFIG.std_floor < change[..., 32:].mean()
+
+
+def test_draws_equal_separate_calls():
+    denoiser, p = shaken(Denoiser(32, TINY)), distribution(32, batch=3)
+    noise = torch.randn(4, *p.mean.shape)
+    torch.testing.assert_close(denoiser.draws(noise, p), torch.stack([denoiser(n, p) for n in noise]))
+
+
+@pytest.mark.parametrize("net", ["encoder", "decoder", "denoiser", "discriminator"])
+def test_no_image_of_a_batch_influences_another(net):
+    p, vae = distribution(32, batch=3), shaken(VAE(32, CONFIG))
+    call, inputs = {
+        "encoder": (lambda x: vae.encode(x).logstd, photographs(32, 3)),
+        "decoder": (lambda z: vae.decode(z).logstd, torch.randn(3, 5)),
+        "denoiser": (lambda noise: shaken(Denoiser(32, TINY))(noise, p), torch.randn(3, 3, 32, 32)),
+        "discriminator": (lambda r: shaken(Discriminator(32, TINY))(r, p), torch.randn(3, 3, 32, 32)),
+    }[net]
+    (gradient,) = torch.autograd.grad(call(inputs.requires_grad_())[1].sum(), inputs)
+    assert [bool(row.any()) for row in gradient] == [False, True, False]
+
+
+@pytest.mark.parametrize("size", [0, 16, 48, 63, 512])
+def test_bad_sizes_are_refused(size):
+    with pytest.raises(InputError, match=f"^image size {size}: .*32, 64, 128 or 256$"):
+        VAE(size, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"widths": ()}, {"widths": (8, 0)}, {"widths": (4,) * 5}, {"blocks": 0}, {"patch": 3}, {"patch": 8}],
+    ids=str,
+)
+@pytest.mark.parametrize("net", [Denoiser, Discriminator, lambda s, c: VAE(s, replace(CONFIG, decoder=c))])
+def test_bad_pyramids_are_refused_in_one_line(net, bad):
+    with pytest.raises(InputError) as refusal:
+        net(64, replace(TINY, **bad))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("bad", [{"latent": 0}, {"std_floor": 0.0}, {"std_floor": 0.2}, {"std_start": -1.0}], ids=str)
+def test_bad_vaes_are_refused_in_one_line(bad):
+    with pytest.raises(InputError, match=next(iter(bad))) as refusal:
+        VAE(64, replace(CONFIG, **bad))
+    assert "\n" not in str(refusal.value)
+
+
+# The file.
+
+
+def made(with_denoiser: bool, std: str = "pixel") -> Pipeline:
+    """A small pipeline whose weights and prior are no longer new."""
+    prior = LatentPrior(CONFIG.latent)
+    prior.mean += torch.randn(CONFIG.latent)
+    denoiser = shaken(Denoiser(32, TINY)) if with_denoiser else None
+    return Pipeline(shaken(VAE(32, replace(CONFIG, std=std))), prior, denoiser).eval()
+
+
+def save(pipeline: Pipeline, path: Path) -> Path:
+    """What training writes of a pipeline: its card and the weights under the modules' names."""
+    names = {"denoiser.": "ema.module."}  # the moving average is what is drawn with
+    state = {
+        next((name.replace(old, new, 1) for old, new in names.items() if name.startswith(old)), name): value
+        for name, value in pipeline.state_dict().items()
+    }
+    denoiser = asdict(TINY) if pipeline.denoiser else None
+    vae = asdict(pipeline.vae.config)
+    card = Card("gan" if denoiser else "vae", 32, 1234, vae, denoiser, {"source": "portraits"})
+    torch.save({"degrain": asdict(card), "state_dict": state, "optimizer_states": []}, path)
+    return path
+
+
+@pytest.mark.parametrize("with_denoiser", [False, True])
+@pytest.mark.parametrize("std", STDS)
+def test_a_checkpoint_loads_with_nothing_but_itself(tmp_path, with_denoiser, std):
+    pipeline = made(with_denoiser, std)
+    path = save(pipeline, tmp_path / "last.ckpt")
+    card, loaded = load_pipeline(path)
+    assert (card.size, card.images_seen, card.vae_config()) == (32, 1234, pipeline.vae.config)
+    assert not loaded.training and loaded.rows == (ROWS if with_denoiser else ROWS[:3])
+    want, got = pipeline.draw(0, range(2)), loaded.draw(0, range(2))
+    assert tuple(got) == loaded.rows and all(torch.equal(got[row], want[row]) for row in want)
+    _, vae, prior = load_vae(path)
+    assert torch.equal(vae.decode(prior(torch.ones(1, 5))).mean, pipeline.vae.decode(prior(torch.ones(1, 5))).mean)
+
+
+def test_a_checkpoint_from_before_there_were_stds_to_choose_has_one_for_every_pixel(tmp_path):
+    path = save(made(False), tmp_path / "last.ckpt")
+    old = torch.load(path, weights_only=True)
+    del old["degrain"]["vae"]["std"]
+    torch.save(old, path)
+    assert load_pipeline(path)[0].vae_config() == CONFIG
+
+
+def test_a_draw_does_not_depend_on_its_batch():
+    pipeline = made(True)
+    whole, one = pipeline.draw(7, range(5)), pipeline.draw(7, range(3, 4))
+    for row in ROWS:
+        torch.testing.assert_close(one[row][0], whole[row][3], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(pipeline.draw(8, range(1))["mean"], whole["mean"][:1])
+    assert not torch.equal(pipeline.draw(7, range(1), prior="standard")["mean"], whole["mean"][:1])
+
+
+def test_a_reconstruction_depends_on_its_photograph_and_number_alone():
+    pipeline, x = made(True), torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole, some = pipeline.reconstruct(7, range(5), x), pipeline.reconstruct(7, [3, 1], x[[3, 1]])
+    for row in ROWS:
+        torch.testing.assert_close(some[row], whole[row][[3, 1]], rtol=1e-4, atol=1e-5)
+    other = pipeline.reconstruct(7, [4, 1], x[[3, 1]])
+    assert not torch.equal(other["mean"][0], some["mean"][0])
+    drawn = pipeline.draw(7, range(5))
+    noise, noise_of_draws = ((rows["sample"] - rows["mean"]) / rows["std"] for rows in (whole, drawn))
+    assert abs((noise * noise_of_draws).mean()) < 0.05  # another one
+
+
+def test_rows_belong_together():
+    pipeline = made(True)
+    for rows in (pipeline.draw(0, range(2)), pipeline.reconstruct(0, range(2), torch.rand(2, 3, 32, 32))):
+        noise = (rows["sample"] - rows["mean"]) / rows["std"]
+        assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+        assert all(images.shape == (2, 3, 32, 32) for images in rows.values())
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as refused:
+        read_checkpoint(path)
+    message = str(refused.value)
+    assert message.startswith(f"checkpoint {path}: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99, 0.9999])
+def test_a_truncated_checkpoint_is_refused(tmp_path, share):
+    whole = save(made(False), tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
+    assert "truncated or no checkpoint" in refusal(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80\x02", b"PK\x03\x04", b"<html>"])
+def test_random_bytes_are_refused(tmp_path, start):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        noise = torch.randint(256, (300,), generator=generator, dtype=torch.uint8).numpy().tobytes()
+        (tmp_path / "noise.ckpt").write_bytes(start + noise)
+        assert "truncated or no checkpoint" in refusal(tmp_path / "noise.ckpt")
+
+
+@pytest.mark.parametrize("foreign", [{"state_dict": {}}, torch.zeros(2), [1, 2]], ids=["lightning", "tensor", "list"])
+def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
+    torch.save(foreign, tmp_path / "foreign.ckpt")
+    assert "not written by degrain" in refusal(tmp_path / "foreign.ckpt")
