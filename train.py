@@ -26,7 +26,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from data.cache import DataError
 from models.core.errors import InputError
 from models.core.files import replacing
 from models.inference.pipeline import Card, read_checkpoint
@@ -220,7 +219,7 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if lost := lost_process(error):
             fail(lost)
-        fail_if_known(error, (DataError, InputError, MisconfigurationException))
+        fail_if_known(error, (InputError, MisconfigurationException))
         raise
     except SIGTERMException:  # while measuring; its own exit code is 0
         sys.exit(143)

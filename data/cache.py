@@ -14,13 +14,11 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from models.core.errors import InputError
+
 FORMAT = 1  # raise it when what a cache holds changes, the resampling filter included
 WORKERS = min(8, os.cpu_count() or 1)
 IN_FLIGHT = 64  # decoded images held at once, whatever the size of the data set
-
-
-class DataError(ValueError):
-    """Wrong input, in one line: what, where, what to do."""
 
 
 class Source(Protocol):
@@ -35,7 +33,7 @@ class Source(Protocol):
     converted: Sequence[str]
 
     def items(self, split: str) -> Sequence[Any]:
-        """The images of "train", "valid" or "test", in a fixed order. DataError if there are none."""
+        """The images of "train", "valid" or "test", in a fixed order. InputError if there are none."""
         ...
 
     def fingerprint(self, split: str) -> str:
@@ -43,7 +41,7 @@ class Source(Protocol):
         ...
 
     def read(self, item: Any, size: int) -> dict[str, np.ndarray]:
-        """{"image": (size, size, 3)} and whatever belongs to it, uint8. DataError for a bad image."""
+        """{"image": (size, size, 3)} and whatever belongs to it, uint8. InputError for a bad image."""
         ...
 
 
@@ -53,7 +51,7 @@ def cached_arrays(
     """The split as memory-mapped uint8 arrays {"image": (N, size, size, 3), ...}, built first if need be.
 
     They lie in directory/NAME-SPLIT-SIZE/, one .npy each, with cache.json. One process builds, others wait.
-    With skip_corrupt, bad images are left out and counted; otherwise the first one is a DataError.
+    With skip_corrupt, bad images are left out and counted; otherwise the first one is a InputError.
     """
     folder = Path(directory) / f"{source.name}-{split}-{size}"
     try:
@@ -73,7 +71,7 @@ def cached_arrays(
             return _open(folder, fingerprint, skip_corrupt)
     except OSError as error:
         way_out = "check space and permissions or pass --data.cache DIR"
-        raise DataError(f"cache: cannot build {folder}: {error}; {way_out}") from error
+        raise InputError(f"cache: cannot build {folder}: {error}; {way_out}") from error
 
 
 class _Unusable(Exception):
@@ -135,9 +133,9 @@ def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrup
             for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):
                 try:
                     arrays = decoded.result()
-                except DataError as error:
+                except InputError as error:
                     if not skip_corrupt:
-                        raise DataError(f"{error}; --data.skip_corrupt true leaves such out") from error
+                        raise InputError(f"{error}; --data.skip_corrupt true leaves such out") from error
                     skipped.append(str(item))
                     continue
                 for name, array in arrays.items():
@@ -145,7 +143,7 @@ def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrup
                         writers[name] = _NpyWriter(folder / f"{name}.npy", array.shape)
                     writers[name].append(array)
         if not writers:
-            raise DataError(f"{source.name}: none of its {len(items):,} images is readable; check --data")
+            raise InputError(f"{source.name}: none of its {len(items):,} images is readable; check --data")
     finally:
         for writer in writers.values():
             writer.close()

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.cache import DataError
 from data.folder import MEND, Crop, files_fingerprint, read_file, read_square, root_tag
+from models.core.errors import InputError
 
 IMAGES, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
 SPLITS = {"0": "train", "1": "valid", "2": "test"}
@@ -39,15 +39,15 @@ class CelebASource:
             _download(Path(root))
         self.base = _base(root)
         if not self.base.is_dir():
-            raise DataError(f"CelebA: no folder {root}; pass --data.root DIR or --data.download true")
+            raise InputError(f"CelebA: no folder {root}; pass --data.root DIR or --data.download true")
         if not (self.base / PARTITION).is_file():
-            raise DataError(f"CelebA: no {PARTITION} in {self.base}; {BY_HAND} it")
+            raise InputError(f"CelebA: no {PARTITION} in {self.base}; {BY_HAND} it")
         self.images = self._open_images()
         self.name = f"celeba-{crop}-{root_tag(self.base)}"
 
     def items(self, split: str) -> Sequence[str]:
         if not self._splits.get(split):
-            raise DataError(f"CelebA: no {split} images under {self.base}; {PARTITION} names none that exist")
+            raise InputError(f"CelebA: no {split} images under {self.base}; {PARTITION} names none that exist")
         return self._splits[split]
 
     def fingerprint(self, split: str) -> str:
@@ -62,18 +62,18 @@ class CelebASource:
             return _Folder(self.base / IMAGES)
         if (self.base / ARCHIVE).is_file():
             return _Zip(self.base / ARCHIVE)
-        raise DataError(f"CelebA: neither {IMAGES}/ nor {ARCHIVE} in {self.base}; {BY_HAND} it")
+        raise InputError(f"CelebA: neither {IMAGES}/ nor {ARCHIVE} in {self.base}; {BY_HAND} it")
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
         """File names, in the order of the partition file, by split."""
         there = self.images.names()
         if not there:
-            raise DataError(f"CelebA: no images in {self.images.path}; {BY_HAND} {self.base}")
+            raise InputError(f"CelebA: no images in {self.images.path}; {BY_HAND} {self.base}")
         named = self._partition()
         missing = [name for name, _ in named if name not in there]
         if missing and not self.partial:
-            raise DataError(
+            raise InputError(
                 f"CelebA: {len(missing):,} of {len(named):,} images missing under {self.images.path} "
                 f"(first: {missing[0]}); pass --data.partial true to train on the rest"
             )
@@ -95,7 +95,7 @@ class CelebASource:
                     pass
                 case _:
                     where = f"{self.base / PARTITION}, line {number}"
-                    raise DataError(f"CelebA: {where}: not 'NAME 0|1|2'; fetch the file again")
+                    raise InputError(f"CelebA: {where}: not 'NAME 0|1|2'; fetch the file again")
         return named
 
 
@@ -116,23 +116,23 @@ class _Folder:
 
 
 class _Zip:
-    """Image files in a zip, under any folder inside it. DataError if it is none, or has paths that lead out of it."""
+    """Image files in a zip, under any folder inside it. InputError if it is none, or has paths that lead out of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.zip = zipfile.ZipFile(path)
         except OSError as error:
-            raise DataError(f"CelebA: {path}: cannot be read ({error.strerror}); {MEND}") from error
+            raise InputError(f"CelebA: {path}: cannot be read ({error.strerror}); {MEND}") from error
         except zipfile.BadZipFile as error:
             with open(path, "rb") as file:
                 is_html = file.read(1024).lstrip().startswith(b"<")
             what = "is a web page (quota?), not a zip" if is_html else f"is damaged or cut off ({error})"
-            raise DataError(f"CelebA: {path} {what}; fetch it again") from error
+            raise InputError(f"CelebA: {path} {what}; fetch it again") from error
         files = {PurePosixPath(info.filename): info for info in self.zip.infolist() if not info.is_dir()}
         for inside in files:  # nothing is extracted, but such a zip is not the one that CelebA's site gives
             if inside.is_absolute() or ".." in inside.parts:
-                raise DataError(f"CelebA: {path}: its path {inside} leads out of it; fetch it again")
+                raise InputError(f"CelebA: {path}: its path {inside} leads out of it; fetch it again")
         self.members = {inside.name: info for inside, info in files.items()}
         self.lock = threading.Lock()  # a handle for each thread would cost 200,000 entries
 
@@ -144,7 +144,7 @@ class _Zip:
             try:
                 return self.zip.read(self.members[name])
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: a password
-                raise DataError(f"{self.path}/{name}: damaged in the zip ({error})") from error
+                raise InputError(f"{self.path}/{name}: damaged in the zip ({error})") from error
 
     def fingerprint(self, names: Sequence[str], crop: Crop) -> str:
         return files_fingerprint([self.path], crop, names)
@@ -168,4 +168,4 @@ def _download(root: Path) -> None:
         torchvision.datasets.CelebA(str(root), download=True)
     except Exception as error:  # network, quota, md5, no gdown: the way out is the same
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"CelebA: download failed ({reason}); {BY_HAND} {root / 'celeba'}") from error
+        raise InputError(f"CelebA: download failed ({reason}); {BY_HAND} {root / 'celeba'}") from error

@@ -9,13 +9,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.cache import DataError, Source, cached_arrays
+from data.cache import Source, cached_arrays
 from data.celeba import CelebASource
 from data.drawing import REGIONS
 from data.folder import Crop, FolderSource
 from data.masked import REGIONS as MASKED_REGIONS
 from data.masked import MaskedSource
 from data.portraits import PortraitSource
+from models.core.errors import InputError
 
 SPLITS = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
 
@@ -50,7 +51,7 @@ class ShuffledStream(Sampler[list[tuple[int, bool]]]):
         world: int = 1,
     ) -> None:
         if batch_size % world:
-            raise DataError(f"--data.batch_size {batch_size}: choose a multiple of the {world} processes")
+            raise InputError(f"--data.batch_size {batch_size}: choose a multiple of the {world} processes")
         self.n, self.batch_size, self.seed, self.flip = n, batch_size, seed, flip
         self.rank, self.world = rank, world
         self.firsts = range(start, stop, batch_size)
@@ -147,9 +148,9 @@ class ImageDataModule(pl.LightningDataModule):
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "eval_batch_size": eval_batch_size}
         for name, images in sizes.items():
             if images is not None and images < 1:
-                raise DataError(f"--data.{name} {images}: at least 1 image")
+                raise InputError(f"--data.{name} {images}: at least 1 image")
         if seed < 0 or num_workers < 0 or limit_valid is not None and limit_valid < 1:
-            raise DataError(
+            raise InputError(
                 f"--data.seed {seed}, --data.num_workers {num_workers}: not negative; "
                 f"--data.limit_valid {limit_valid}: at least 1, or null for all"
             )
@@ -199,7 +200,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Open the training images, in a test too; where the source has none, what it says of that."""
         try:
             self.source().items("train")
-        except DataError as error:
+        except InputError as error:
             return str(error)
         self.datasets |= self._open(("train",))
         return None
@@ -234,7 +235,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Every image once, in order; each process takes its share."""
         images, world = len(self.datasets[split]), self.trainer.world_size
         if images < world:  # a process without any would keep the others waiting
-            raise DataError(f"{images} images in {split} for {world} processes: at least one each; take fewer of these")
+            raise InputError(f"{images} images in {split} for {world} processes: at least one each; start fewer")
         share = range(self.trainer.global_rank, images, world)
         return self.numbered_dataloader(split, share)
 

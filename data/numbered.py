@@ -1,6 +1,6 @@
 """Sources whose images are made by our own code from a seed and a number."""
 
-from data.cache import DataError
+from models.core.errors import InputError
 
 FIRST_ITEM = {"train": 0, "valid": 10**9, "test": 2 * 10**9}  # far apart: a larger count moves no image
 
@@ -15,18 +15,18 @@ class NumberedSource:
         seed: Another seed makes other images.
 
     Raises:
-        DataError: A count or seed is out of range.
+        InputError: A count or seed is out of range.
     """
 
     def __init__(self, what: str, count: int, valid_count: int, seed: int) -> None:
         for name, value, least in (("count", count, 1), ("valid_count", valid_count, 1), ("seed", seed, 0)):
             if not least <= value <= 10**9:
-                raise DataError(f"{what}: {name} {value} is not in {least}..{10**9}")
+                raise InputError(f"{what}: {name} {value} is not in {least}..{10**9}")
         self.what, self.seed, self.converted = what, seed, ()
         self.counts = {"train": count, "valid": valid_count, "test": valid_count}
 
     def items(self, split: str) -> range:
         """Ids of the images of "train", "valid" or "test"; no two splits share one."""
         if split not in FIRST_ITEM:
-            raise DataError(f"{self.what}: no split {split!r}; choose from {', '.join(FIRST_ITEM)}")
+            raise InputError(f"{self.what}: no split {split!r}; choose from {', '.join(FIRST_ITEM)}")
         return range(FIRST_ITEM[split], FIRST_ITEM[split] + self.counts[split])

@@ -11,9 +11,9 @@ import json
 
 import numpy as np
 
-from data.cache import DataError
 from data.drawing import REGIONS, VERSION, draw_portrait
 from data.numbered import NumberedSource
+from models.core.errors import InputError
 
 MIN_SIZE = 16
 MAX_NOISE = 0.1  # planted std; beyond it less than a fifth of the contrast would be left
@@ -51,9 +51,9 @@ class PortraitSource(NumberedSource):
         for region, std in (noise or {}).items():
             if region not in REGIONS:
                 known = ", ".join(REGIONS)
-                raise DataError(f"portraits: noise on unknown region {region!r}; choose from {known}")
+                raise InputError(f"portraits: noise on unknown region {region!r}; choose from {known}")
             if not 0 <= std <= MAX_NOISE:
-                raise DataError(f"portraits: noise {std} on {region} is not in 0..{MAX_NOISE} of [0, 1]")
+                raise InputError(f"portraits: noise {std} on {region} is not in 0..{MAX_NOISE} of [0, 1]")
         self.noise = dict(sorted(noise.items())) if noise else None
         digest = hashlib.sha256(json.dumps(self.noise).encode()).hexdigest()
         self.name = f"portraits-s{seed}" + (f"-noise-{digest[:8]}" if noise else "")
@@ -65,7 +65,7 @@ class PortraitSource(NumberedSource):
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:
         """Face `item`, uint8: "image" (size, size, 3), "regions" (size, size); with noise also "clean"."""
         if size < MIN_SIZE:
-            raise DataError(f"portraits: size {size} is below {MIN_SIZE}, the smallest that shows a face")
+            raise InputError(f"portraits: size {size} is below {MIN_SIZE}, the smallest that shows a face")
         portrait = draw_portrait(np.random.default_rng([self.seed, item, 0]), size)
         if self.noise is None:
             return {"image": _levels(portrait.image), "regions": portrait.regions}

@@ -13,11 +13,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from data.cache import DataError, Source
+from data.cache import Source
 from data.datamodule import ImageDataModule
 from data.digits import Digits, digits
 from data.folder import files_fingerprint
 from data.numbered import FIRST_ITEM, NumberedSource
+from models.core.errors import InputError
 
 SIDE, MARGIN = 32, 2  # pixels: of a digit, of which so many around MNIST's own 28 are black
 VERSION = 1  # raise it when the same options come to other pixels
@@ -61,7 +62,7 @@ class StackedMNISTSource(NumberedSource):
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:
         """Stack `item`, uint8: "image" (size, size, 3)."""
         if size < SIDE:
-            raise DataError(f"{self.what}: size {size} is below {SIDE}, the digits' own; set --data.size {SIDE}")
+            raise InputError(f"{self.what}: size {size} is below {SIDE}, the digits' own; set --data.size {SIDE}")
         stack = Image.fromarray(rearrange(self.chosen(item)[0], "c h w -> h w c"))
         return {"image": np.asarray(stack.resize((size, size), Image.Resampling.BILINEAR))}
 
@@ -93,9 +94,9 @@ class StackedMNIST(ImageDataModule):
     ) -> None:
         super().__init__(flip=flip, **common)
         if flip:
-            raise DataError("Stacked MNIST: --data.flip true: mirrored digits are no digits; leave it false")
+            raise InputError("Stacked MNIST: --data.flip true: mirrored digits are no digits; leave it false")
         if draws < 1:
-            raise DataError(f"Stacked MNIST: --data.draws {draws}: at least 1; 26,000 is the protocol")
+            raise InputError(f"Stacked MNIST: --data.draws {draws}: at least 1; 26,000 is the protocol")
         self.root = root
         self.count = count
         self.valid_count = valid_count

@@ -447,7 +447,7 @@ OF_CONFIGS = {
     "a typo of a network on the command line": Case(f"{VAE} --model.net.encoder.widhts 1", "did you mean `widths`"),
     "a typo of the Trainer on the command line": Case(f"{VAE} --trainer.presicion 1", "did you mean `precision`"),
     "a parameter beside init_args": of_vae("model.init_arg", 1, "below `init_args`, its parameters"),
-    "no such model": of_vae("model.class_path", "models.modules.VEAModule", "VEAModule"),
+    "no such model": of_vae("model.class_path", "models.training.VEAModule", "VEAModule"),
     "no such data": of_vae("data.class_path", "data.datamodule.Portrait", "Portrait"),
     "a model that is none": of_vae("model.class_path", "torch.nn.Linear", "torch.nn.Linear"),
     "a string for a number": of_vae(f"{MODEL}.budget", "many", "budget"),

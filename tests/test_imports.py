@@ -1,4 +1,4 @@
-"""Imports go one way: mathematics <- networks <- Lightning modules <- scripts; data and models do not meet."""
+"""Imports go one way: one table says which folder may import which, another who knows Lightning and wandb."""
 
 import ast
 from pathlib import Path
@@ -6,26 +6,33 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NETWORKS = (
-    "denoiser",
-    "digit_classifier",
-    "discriminator",
-    "ensemble",
-    "export",
-    "features",
-    "generator",
-    "layers",
-    "pictures",
-    "pipeline",
-    "pixels",
-    "vae",
-)
-RECIPES = ("callbacks", "console", "evaluator", "tracking")  # and the package models.modules
-LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
-SOURCES = sorted(path.relative_to(ROOT) for top in ("models", "data") for path in (ROOT / top).rglob("*.py"))
-# A new file of models/ counts as mathematics, which may import least, until it is named above.
-MATHEMATICS = sorted({path.stem for path in SOURCES if path.parent == Path("models")} - {*NETWORKS, *RECIPES})
-SCRIPTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
+ALLOWED = {
+    "models/core": set(),
+    "models/vae": {"models/core"},
+    "models/gan": {"models/core", "models/vae"},
+    "models/inference": {"models/core", "models/vae", "models/gan"},
+    "models/evaluation": {"models/core", "models/vae", "models/gan", "models/inference"},
+    "models/training": {"models/core", "models/vae", "models/gan", "models/inference", "models/evaluation"},
+    "models/toys": {
+        *("models/core", "models/vae", "models/gan", "models/inference", "models/evaluation", "models/training"),
+    },
+    "data": {"models/core/errors.py"},
+    "models": set(),
+    ".": {"models/core", "models/vae", "models/inference", "models/training"},
+}
+"""Folder -> folders and files that it may import, beside itself. Nobody imports the toys; `.` is the two scripts."""
+
+LIBRARIES = {
+    "pytorch_lightning": {"models/training", "models/toys", "data", "train.py"},
+    "lightning": set(),
+    "lightning_fabric": set(),
+    "wandb": {"models/training/tracking.py"},
+    "matplotlib": {"models/inference/pictures.py", "models/evaluation", "models/training", "models/toys"},
+}
+"""Library -> folders and files that may import it."""
+
+PLACES = [ROOT.glob("*.py"), (ROOT / "models").rglob("*.py"), (ROOT / "data").rglob("*.py")]
+FILES = sorted(path.relative_to(ROOT) for place in PLACES for path in place)
 
 
 def imports(path: Path) -> set[str]:
@@ -36,35 +43,37 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names |= {node.module} - {"models"}  # `from models import x` imports models.x
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def within(names: set[str], *packages: str) -> set[str]:
-    """Those of the names that lie in one of the packages."""
-    return {name for name in names if any(name == p or name.startswith(p + ".") for p in packages)}
+def ours(path: Path) -> set[Path]:
+    """The files of this repository that a file imports."""
+    paths = {Path(*name.split(".")) for name in imports(path)}
+    files = {p.with_suffix(".py") for p in paths if (ROOT / p).with_suffix(".py").is_file()}
+    return files | {p / "__init__.py" for p in paths if (ROOT / p / "__init__.py").is_file() and p != Path("models")}
 
 
-@pytest.mark.parametrize("name", MATHEMATICS)
-def test_mathematics_knows_neither_networks_nor_lightning_nor_wandb(name):
-    names = imports(Path("models", f"{name}.py"))
-    assert not within(names, *LIGHTNING, "wandb")
-    assert within(names, "models") <= within(names, *(f"models.{other}" for other in MATHEMATICS))
+def lies_in(path: Path, places: set[str]) -> bool:
+    return str(path) in places or str(path.parent) in places
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_know_neither_lightning_nor_wandb(name):
-    names = imports(Path("models", f"{name}.py"))
-    assert not within(names, *LIGHTNING, "wandb")
-    assert within(names, "models") <= within(names, *(f"models.{other}" for other in (*MATHEMATICS, *NETWORKS)))
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_imports_what_the_table_allows_its_folder(path):
+    folder = str(path.parent)
+    assert folder in ALLOWED, f"{folder}: a new folder; say in ALLOWED what it may import"
+    forbidden = {str(other) for other in ours(path) if not lies_in(other, ALLOWED[folder] | {folder})}
+    assert not forbidden, f"{path} imports {forbidden}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_models_and_data_do_not_meet_and_neither_imports_scripts_or_tests(path):
-    other = "data" if path.parts[0] == "models" else "models"
-    assert not within(imports(path), other, "tests", *(script.stem for script in SCRIPTS))
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_known_where_the_table_says(library):
+    knows = {path for path in FILES if any(name.split(".")[0] == library for name in imports(path))}
+    assert not {str(path) for path in knows if not lies_in(path, LIBRARIES[library])}
 
 
-def test_only_tracking_knows_wandb():
-    assert {str(path) for path in SOURCES + SCRIPTS if within(imports(path), "wandb")} == {"models/tracking.py"}
+def test_the_table_names_no_folder_that_is_gone():
+    folders = {str(path.parent) for path in FILES}
+    assert set(ALLOWED) == folders
+    places = {place for places in [*ALLOWED.values(), *LIBRARIES.values()] for place in places}
+    assert all((ROOT / place).exists() for place in places)

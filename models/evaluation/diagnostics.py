@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from models.core.gaussian import Draws, Gaussian
+from models.evaluation import figures
 from models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
 from models.evaluation.regions import RegionCalibration, RegionReport, spearman
-from models.evaluation.report import figures
 from models.vae.flow import AutoregressiveFlow
 
 COMPARED = "skin"

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.core.images import eight_bit
 from models.core.randomness import generator
-from models.evaluation.distances import eight_bit
 from models.evaluation.features import StatisticsKey, cached_statistics
 
 SIDE = 32  # pixels of a digit

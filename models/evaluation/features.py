@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.files import replacing
-from models.evaluation.distances import eight_bit
+from models.core.images import eight_bit
 
 FeatureNetName = Literal["efficientnet-lite0", "inception"]
 FORMAT = 1  # of the statistics on disk: raise it when what a network computes changes

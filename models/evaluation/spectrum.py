@@ -10,7 +10,7 @@ from einops import einsum, rearrange
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.evaluation.distances import eight_bit
+from models.core.images import eight_bit
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's mode L
 

@@ -6,7 +6,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from models.evaluation.distances import eight_bit
+from models.core.images import eight_bit
 
 HEAT = matplotlib.colormaps["inferno"]
 GAP, INK, PAPER = 2, (40, 40, 40), (255, 255, 255)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.core.errors import InputError
 from models.core.gaussian import kl_to_standard_normal, log_density
 from models.core.randomness import generator
-from models.evaluation.report import figures
+from models.toys import figures as toy_figures
 from models.toys import linear_gaussian as toy
 from models.toys.recipe import ToyModule
 from models.training.recipe import EVAL_STREAM
@@ -153,4 +153,4 @@ class CollapseModule(ToyModule):
 
     def figures(self) -> dict[str, Figure]:
         found = self.measured()
-        return {"collapse": figures.collapse(self.std, found["live"], found["rate"], found["eigenvalues"])}
+        return {"collapse": toy_figures.collapse(self.std, found["live"], found["rate"], found["eigenvalues"])}

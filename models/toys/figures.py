@@ -383,3 +383,29 @@ def twins(seen: Tensor, distance: dict[str, Tensor], beta: float) -> Figure:
     )
     ax.legend()
     return figure
+
+
+@styled
+def collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Figure:
+    """Live latents and rate over the fixed std: the linear VAE's as lines, convolutional VAEs as dots.
+
+    Args:
+        std: fixed stds, (S,).
+        live: latents with Var_x E[z|x] > 0.01, (S,).
+        rate: nats per image, (S,).
+        eigenvalues: of the data's covariance, the largest k, (k,).
+    """
+    line = torch.logspace(std.min().log10() - 0.1, std.max().log10() + 0.1, 400, dtype=torch.float64)
+    theory = toy.directions(eigenvalues, line[:, None].square(), len(eigenvalues))
+    figure, (left, right) = new(10.5, 4.0, 2)
+    left.plot(line, theory.live.sum(-1), color=INK, lw=1.4, label="data: eigenvalues > std²")
+    left.plot(std, live, "o", color=MEAN, ms=8, label="convolutional VAE")
+    left.set(xscale="log", xlabel="fixed std of every pixel", ylabel="live latents", ylim=(-1, 1.06 * len(eigenvalues)))
+    left.set_title("Latents die one by one as the std grows")
+    left.legend(loc="lower left")
+    right.plot(line, theory.rate.sum(-1), color=INK, lw=1.4, label="linear VAE: sum of log(l/std²)/2")
+    right.plot(std, rate, "o", color=SAMPLE, ms=8, label="convolutional VAE")
+    right.set(xscale="log", xlabel="fixed std of every pixel", ylabel="rate, nats per image")
+    right.set_title("What the code says of an image")
+    right.legend()
+    return figure

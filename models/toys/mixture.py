@@ -15,9 +15,9 @@ from models.core.randomness import generator
 from models.gan.objective import discriminator_loss, generator_loss
 from models.toys import figures as toy_figures
 from models.toys.ensemble import Duel, EnsembleMLP, as_images, clip_members
+from models.toys.flow_prior import FlowPrior
 from models.toys.gan import EVALUATION, ToyAdversary
 from models.toys.metrics import mixture_quality
-from models.vae.latent_prior import FlowPrior
 
 FLOW_EVERY = 4
 """Steps between those of the flow, which learns faster than the GAN, and would take as long as all else together."""

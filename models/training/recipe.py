@@ -16,7 +16,8 @@ from torch import Tensor
 from models.core.errors import InputError
 from models.core.files import replacing
 from models.core.randomness import generator, noise_of_images, shard
-from models.evaluation.report import EvaluationReport, figures
+from models.evaluation import figures
+from models.evaluation.report import EvaluationReport
 from models.inference.pictures import panel
 from models.inference.pipeline import Card, Pipeline, PlainPipeline, drawn_with
 

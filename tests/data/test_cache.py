@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data import cache
-from data.cache import DataError, cached_arrays
+from data.cache import cached_arrays
+from models.core.errors import InputError
 
 
 class Numbers:
@@ -30,7 +31,7 @@ class Numbers:
     def read(self, item, size):
         self.reads += 1
         if item in self.bad:
-            raise DataError(f"numbers: {item} is bad")
+            raise InputError(f"numbers: {item} is bad")
         return {
             "image": np.full((size, size, 3), item % 256, np.uint8),
             "regions": np.full((size, size), item % 7, np.uint8),
@@ -113,15 +114,15 @@ def test_stale_or_damaged_is_rebuilt_and_says_why(tmp_path, capsys, damage, reas
 
 def test_corrupt_image_is_refused_or_left_out_and_counted(tmp_path, capsys):
     source = Numbers(bad=(1, 3))
-    with pytest.raises(DataError, match="numbers: 1 is bad; .*skip_corrupt"):
+    with pytest.raises(InputError, match="numbers: 1 is bad; .*skip_corrupt"):
         cached_arrays(source, "train", 4, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     arrays = cached_arrays(source, "train", 4, tmp_path, skip_corrupt=True)
     assert values(arrays) == [0, 2, 4] and len(arrays["regions"]) == 3
     assert "2 of 5 images (first: 1)" in capsys.readouterr().out
-    with pytest.raises(DataError, match="1 is bad"):  # a cache with gaps is for those who asked
+    with pytest.raises(InputError, match="1 is bad"):  # a cache with gaps is for those who asked
         cached_arrays(source, "train", 4, tmp_path)
-    with pytest.raises(DataError, match="none of its 2 images"):
+    with pytest.raises(InputError, match="none of its 2 images"):
         cached_arrays(Numbers(2, bad=(0, 1)), "train", 4, tmp_path, skip_corrupt=True)
 
 

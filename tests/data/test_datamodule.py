@@ -13,8 +13,8 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from data.cache import DataError
 from data.datamodule import CachedImages, CelebA, ImageDataModule, ImageFolder, MaskedImages, Portraits, ShuffledStream
+from models.core.errors import InputError
 
 
 def stream(start=0, stop=100, n=7, batch_size=4, seed=0, flip=True, **ranks):
@@ -67,7 +67,7 @@ def test_half_are_flipped_or_none():
 
 
 def test_batch_size_must_be_a_multiple_of_the_processes():
-    with pytest.raises(DataError, match="--data.batch_size 4: choose a multiple of the 3 processes"):
+    with pytest.raises(InputError, match="--data.batch_size 4: choose a multiple of the 3 processes"):
         stream(rank=0, world=3)
 
 
@@ -198,7 +198,7 @@ def test_processes_share_out_validation(folder):
 
 def test_a_process_without_an_image_to_validate_on_is_refused(folder):
     for rank in (0, 1):
-        with pytest.raises(DataError, match="1 images in valid for 2 processes"):
+        with pytest.raises(InputError, match="1 images in valid for 2 processes"):
             one_of_two(folder, rank, limit_valid=1).val_dataloader()
 
 
@@ -255,7 +255,7 @@ def test_portraits_bring_their_regions(tmp_path):
 
 def test_wrong_input_is_a_data_error_when_the_data_is_needed(tmp_path):
     for data in (CelebA(root=str(tmp_path / "nowhere")), ImageFolder(root=str(tmp_path / "nowhere"))):
-        with pytest.raises(DataError, match="nowhere"):
+        with pytest.raises(InputError, match="nowhere"):
             data.setup("fit")
 
 

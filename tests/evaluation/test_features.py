@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.core.errors import InputError
+from models.evaluation import features
 from models.evaluation.distances import FeatureMoments
 from models.evaluation.features import (
     EfficientNetFeatures,
@@ -20,7 +21,6 @@ from models.evaluation.features import (
     feature_net,
     features_of,
 )
-from models.evaluation.report import features
 from models.evaluation.spectrum import PowerSpectrum
 
 

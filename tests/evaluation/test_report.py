@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.evaluation import figures
+from models.evaluation import report as evaluation
 from models.evaluation.distances import FRECHET_LEAST
 from models.evaluation.report import (
     METRICS,
@@ -12,11 +14,9 @@ from models.evaluation.report import (
     ImageSet,
     Rows,
     compare,
-    figures,
     over_seeds,
     prior_ladder,
 )
-from models.evaluation.report import report as evaluation
 from models.evaluation.spectrum import PowerSpectrum
 
 

@@ -12,7 +12,6 @@ import yaml
 from matplotlib.figure import Figure
 
 import train
-from data.cache import DataError
 from data.datamodule import Portraits
 from data.gaussian import (
     AutoregressiveVectors,
@@ -391,7 +390,7 @@ def test_a_run_leaves_its_metrics_and_goes_on_as_if_never_stopped(tmp_path, caps
     ],
 )
 def test_invalid_input_is_refused_with_the_reason(call, reason):
-    with pytest.raises((InputError, DataError), match=reason):
+    with pytest.raises((InputError, InputError), match=reason):
         call()
 
 

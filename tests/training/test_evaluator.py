@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import train
 from data.datamodule import Portraits
+from models.evaluation import report as evaluation
 from models.evaluation.distances import kernel_distance
 from models.evaluation.features import FeatureNet
 from models.evaluation.report import METRICS
-from models.evaluation.report import report as evaluation
 from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
 from models.inference.pipeline import Pipeline, load_pipeline
 from models.training import evaluator

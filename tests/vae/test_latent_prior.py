@@ -15,8 +15,8 @@ from models.core.layers import PyramidConfig
 from models.evaluation.calibration import CodeReport, CodeStatistics
 from models.inference.pipeline import load_pipeline, part, read_checkpoint
 from models.training import GANModule, VAEModule
+from models.vae import latent_prior
 from models.vae.latent_prior import LatentPrior, Mixture
-from models.vae.network import latent_prior
 from tests import tiny
 
 LATENT = 6
