@@ -122,7 +122,7 @@ class CLI(LightningCLI):
             path = self.config[self.subcommand].ckpt_path
             self.model.check(self.card, self.state, path)
             if self.from_export:
-                self.take_over(path)
+                self.load_export(path)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings = self.config[self.subcommand]
@@ -150,7 +150,7 @@ class CLI(LightningCLI):
         """Whether what is gone on from, or measured, is an export."""
         return self.card is not None and self.card.exported is not None
 
-    def take_over(self, path: str) -> None:
+    def load_export(self, path: str) -> None:
         """Give the model the weights and the position of an export, which has no more than them.
 
         Raises:
@@ -161,7 +161,7 @@ class CLI(LightningCLI):
                 f"checkpoint {path}: an export of stage 2 holds no discriminator, without which fit cannot go on; "
                 f"go on from the last.ckpt that it was made of, or train a new stage 2 on its VAE by --model.vae {path}"
             )
-        self.model.take_over(self.card, self.state, path)
+        self.model.load_export(self.card, self.state, path)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         settings = super()._prepare_subcommand_kwargs(subcommand)
@@ -170,8 +170,8 @@ class CLI(LightningCLI):
     def fit(self, model: LightningModule, **settings: Any) -> None:
         """Train, unless the run that is gone on with has seen its budget."""
         say, path = rank_zero_only(print), self.config[self.subcommand].ckpt_path
-        if self.card is not None and self.card.images_seen >= model.budget:
-            seen = f"{self.card.images_seen:,} of {model.budget:,} images"
+        if self.card is not None and self.card.images_seen >= model.schedule.budget:
+            seen = f"{self.card.images_seen:,} of {model.schedule.budget:,} images"
             say(f"{path} has seen {seen}: a larger --model.budget goes on from it")
             return
         if self.from_export:

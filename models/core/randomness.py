@@ -1,11 +1,11 @@
-"""Random streams that are functions of where one is, not of what was drawn before.
+"""Random numbers as functions of a position, not of what was drawn before.
 
 Training noise depends on (seed, images seen), the noise of a sampled image on (seed, its number): a resumed run and
 an uninterrupted one, a batch of 1 and a batch of 100 then draw the same numbers with no state to save. The noise of
-sampled images is drawn on the CPU always, and so is the same on every device.
+sampled images is always drawn on the CPU, and so is the same on every device.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for a training step, seeded with a hash of the key's non-negative integers.
+    """Return a generator that is seeded with a hash of the key's non-negative integers.
 
     Keys should have one length: zeros at the end do not count, (1,) is (1, 0).
     """
@@ -22,25 +22,34 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 def noise_of_images(seed: int, numbers: Iterable[int], stream: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise (B, *shape); row i depends on (seed, numbers[i], stream) alone. Always on the CPU."""
+    """Draw standard normal noise (B, *shape) on the CPU; row i depends on (seed, numbers[i], stream) alone."""
     # numpy, because PyTorch's CPU generator keeps 32 bits of its seed: among 50,000 images two would soon be alike.
     rows = [np.random.default_rng((seed, n, stream)).standard_normal(shape, np.float32) for n in numbers]
     return torch.from_numpy(np.stack(rows))
 
 
-def shard(
-    draw: Callable[..., Tensor], shape: tuple[int, ...], rng: torch.Generator, rank: int = 0, world: int = 1
-) -> Tensor:
-    """This process's rows of noise: row i of the result is row i * world + rank of the global batch's.
+class Noise:
+    """Noise of one training step for one part of the global batch.
 
-    Every process draws the global batch's noise, (shape[0] * world, *shape[1:]), and keeps its share, so that the
-    union over processes is what one process would have drawn.
+    Every part draws the noise of the global batch and keeps its own rows: row i of part p of P is row i P + p. So the
+    parts together have what one process would have drawn for the whole batch.
 
     Args:
-        draw: torch.randn or torch.rand.
-        shape: of this process's noise; the batch is the first axis.
-        rng: the generator, in the same state on every process.
-        rank: this process.
-        world: number of processes.
+        key: of the generator, such as (seed, stream, images seen).
+        part: number of this part.
+        parts: number of parts.
+        device: where to draw.
     """
-    return draw((shape[0] * world, *shape[1:]), generator=rng, device=rng.device)[rank::world]
+
+    def __init__(self, *key: int, part: int = 0, parts: int = 1, device: torch.device | str = "cpu") -> None:
+        self.rng, self.part, self.parts = generator(*key, device=device), part, parts
+
+    def normal(self, *shape: int) -> Tensor:
+        """Draw standard normal noise of this part; the first axis is the batch."""
+        whole = torch.randn(shape[0] * self.parts, *shape[1:], generator=self.rng, device=self.rng.device)
+        return whole[self.part :: self.parts]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draw noise of this part that is uniform in [0, 1); the first axis is the batch."""
+        whole = torch.rand(shape[0] * self.parts, *shape[1:], generator=self.rng, device=self.rng.device)
+        return whole[self.part :: self.parts]

@@ -1,10 +1,12 @@
-"""The adversarial objective of the denoising stage: named terms per sample, no optimiser, no logger, no device.
+"""The adversarial objective: tensors and networks in, named terms per sample out; no optimizer, logger or device.
 
 Relativistic pairing with both zero-centred gradient penalties is R3GAN's ("The GAN is dead; long live the GAN!",
-Huang et al. 2024, equations 2 and 5). The spread term is ours: it makes Var_eps[G] what the decoder says it is.
+Huang et al. 2024, equations 2 and 5). The spread term is ours: it holds Var_eps[G] at the decoder's std^2.
 Axes: B batch, K draws of one z, C channels, H height, W width.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -13,28 +15,65 @@ from einops import reduce
 from torch import Tensor
 
 from models.core.errors import InputError
+from models.core.gaussian import Gaussian
 
 AdversarialLoss = Literal["relativistic", "classic"]
 """R3GAN's pairing, or the non-saturating loss of 2014 (Goodfellow et al.)."""
 
+Critic = Callable[[Tensor, Gaussian], Tensor]
+"""D: residuals (B, C, H, W) and their Gaussian -> logits (B,)."""
 
-def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """softplus(-(real - fake)), the discriminator's loss per pair of logits; the generator's is the same, swapped."""
-    return F.softplus(fake - real)
-
-
-def discriminator_loss(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
-    """D's loss per pair of logits, any shape; the classic one is softplus(-real) + softplus(fake)."""
-    return relativistic_loss(real, fake) if loss == "relativistic" else F.softplus(-real) + F.softplus(fake)
+SPREAD_DRAWS = 4
+"""Draws of each z that the spread term needs: two independent pairs."""
 
 
-def generator_loss(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> Tensor:
-    """G's loss per pair of logits, any shape; the classic one is softplus(-fake), whatever the real one's."""
-    return relativistic_loss(fake, real) if loss == "relativistic" else F.softplus(-fake)
+def discriminator_objective(
+    critic: Critic, loss: AdversarialLoss, real: Tensor, fake: Tensor, p: Gaussian, penalty_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return D's loss, (), and its terms, each (B,): `d_loss`, `margin` = D(real) - D(fake), penalties `r1` and `r2`.
+
+    The penalties reuse the logits of the loss, which is then computed in float32, whatever the precision. The classic
+    loss has R1 alone, as is usual (Mescheder et al. 2018).
+
+    Args:
+        critic: D.
+        loss: relativistic, softplus(-(D(real) - D(fake))); or classic, softplus(-D(real)) + softplus(D(fake)).
+        real: residuals of photographs, (B, C, H, W).
+        fake: residuals of G's images, (B, C, H, W).
+        p: the Gaussians that they are residuals of.
+        penalty_weight: of r1 + r2; at 0 there are none.
+    """
+    penalised, both = penalty_weight > 0, penalty_weight > 0 and loss == "relativistic"
+    real, fake = real.detach().requires_grad_(penalised), fake.detach().requires_grad_(both)
+    with torch.autocast(real.device.type, enabled=False) if penalised else nullcontext():
+        real_logits, fake_logits = critic(real, p), critic(fake, p)  # (B,)
+        margin = real_logits - fake_logits
+        classic = F.softplus(-real_logits) + F.softplus(fake_logits)
+        terms = {"margin": margin, "d_loss": F.softplus(-margin) if loss == "relativistic" else classic}
+        total = terms["d_loss"].mean()
+        if penalised:
+            penalties = {"r1": gradient_penalty(real_logits, real)}
+            penalties |= {"r2": gradient_penalty(fake_logits, fake)} if both else {}
+            total, terms = total + penalty_weight * sum(penalties.values()).mean(), terms | penalties
+    return total, terms
+
+
+def generator_objective(
+    critic: Critic, loss: AdversarialLoss, real: Tensor, fake: Tensor, p: Gaussian
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return G's adversarial loss, (), and its term `g_loss`, (B,); arguments as in `discriminator_objective`.
+
+    Relativistic, it is softplus(-(D(fake) - D(real))); classic, softplus(-D(fake)), whatever the photographs.
+    """
+    fake_logits = critic(fake, p)
+    with torch.no_grad():
+        real_logits = critic(real, p) if loss == "relativistic" else torch.zeros_like(fake_logits)
+    g_loss = F.softplus(real_logits - fake_logits)
+    return g_loss.mean(), {"g_loss": g_loss}
 
 
 def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
-    """|grad_inputs sum(logits)|^2 / 2 per sample, (B,), for inputs (B, C, H, W) that logits (B,) were computed from.
+    """Return |grad_inputs sum(logits)|^2 / 2 per sample, (B,), for inputs (B, C, H, W) that gave the logits (B,).
 
     Zero-centred: on real inputs it is R1, on generated ones R2. Keeps its graph, so that it can be minimised.
     """
@@ -42,30 +81,13 @@ def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     return 0.5 * reduce(gradient.float().square(), "b c h w -> b", "sum")
 
 
-def translated(images: Tensor, offsets: Tensor) -> Tensor:
-    """Images (B, C, H, W) moved by whole pixels, zeros in what is left bare.
-
-    DiffAugment's translation (Zhao et al. 2020): what D sees of photographs and of G's images, moved by the same law.
-    The bare edge says by how much an image was moved, so that no two laws of images become one.
-
-    Args:
-        images: shape (B, C, H, W).
-        offsets: down and to the right in pixels, whole numbers, (B, 2).
-    """
-    most = int(offsets.abs().max())
-    height, width = images.shape[-2:]
-    wide = F.pad(images, (most,) * 4)
-    corners = (most - offsets).long().tolist()
-    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(wide, corners, strict=True)])
-
-
-def squared_error(draws: Tensor, target: Tensor) -> Tensor:
-    """(draws - target)^2 averaged over draws and pixels, (B,), for (K, B, C, H, W) and (B, C, H, W): no adversary."""
-    return reduce((draws - target).square(), "k b c h w -> b", "mean")
+def squared_error(image: Tensor, target: Tensor) -> Tensor:
+    """Return (image - target)^2 averaged over pixels, (B, C, H, W) -> (B,): the objective without an adversary."""
+    return reduce((image - target).square(), "b c h w -> b", "mean")
 
 
 def variance_over_noise(draws: Tensor) -> Tensor:
-    """Var_eps[G], unbiased, for K >= 2 draws (K, B, C, H, W): (B, C, H, W).
+    """Return Var_eps[G], unbiased, for K >= 2 draws (K, B, C, H, W): (B, C, H, W).
 
     Raises:
         InputError: fewer than two draws.
@@ -76,7 +98,7 @@ def variance_over_noise(draws: Tensor) -> Tensor:
 
 
 def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
-    """sum Var_eps[G] / sum std^2 over the pixels of an image, (B,): 1 is ideal, near 0 means that G ignores its noise.
+    """Return sum Var_eps[G] / sum std^2 over the pixels of an image, (B,): 1 is ideal, near 0 G ignores its noise.
 
     Args:
         draws: G for K >= 2 independent noises of the same z, (K, B, C, H, W).
@@ -88,34 +110,28 @@ def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
     return reduce(variance_over_noise(draws), "b c h w -> b", "sum") / reduce(std.square(), "b c h w -> b", "sum")
 
 
-def regional_variances(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
-    """v, the variance of G over its noise, and s, that of the decoder, by region, (2, H / pool, W / pool).
+def spread_loss(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
+    """Estimate (v/s - 1)^2 averaged over the regions of an image, (B,), without bias; at times it is negative.
 
-    Both are averaged over the batch, the channels and pool x pool pixels before the log, because the log of a variance
-    estimated from few values is biased low. Of equal parts of a batch they average to its own.
+    v and s are Var_eps[G] and std^2 averaged over the channels and pool x pool pixels of a region. Half the squared
+    difference of two draws estimates v; a product of two independent estimates less s estimates (v - s)^2. Four draws
+    make two independent pairs in three ways, which are averaged.
 
     Args:
-        draws: G for K >= 2 independent noises of the same z, (K, B, C, H, W).
+        draws: G for 4 independent noises of the same z, (4, B, C, H, W).
         std: the decoder's std, (B, C, H, W).
         pool: side of a region in pixels; divides H and W.
-
-    Raises:
-        InputError: fewer than two draws.
     """
-    pattern = "b c (h p) (w q) -> h w"
-    generated = reduce(variance_over_noise(draws), pattern, "mean", p=pool, q=pool)
-    return torch.stack([generated, reduce(std.square(), pattern, "mean", p=pool, q=pool)])
+    region = {"pattern": "b c (h p) (w q) -> b h w", "reduction": "mean", "p": pool, "q": pool}
+    claimed = reduce(std.square(), **region)
+
+    def excess(i: int, j: int) -> Tensor:
+        return reduce((draws[i] - draws[j]).square() / 2, **region) / claimed - 1  # (B, H/p, W/p)
+
+    pairs = excess(0, 1) * excess(2, 3) + excess(0, 2) * excess(1, 3) + excess(0, 3) * excess(1, 2)
+    return reduce(pairs / 3, "b h w -> b", "mean")
 
 
-def spread_loss(variances: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """(log v - log s)^2 averaged over regions, for v and s (2, h, w), (scalar).
-
-    The same epsilon stands on both sides, in units of std^2's own mean, so that equal variances always give 0.
-
-    Args:
-        variances: of G over its noise, and of the decoder.
-        epsilon: softens the log, as a share of the mean of std^2.
-    """
-    generated, decoded = variances
-    soft = epsilon * decoded.mean()
-    return ((generated + soft).log() - (decoded + soft).log()).square().mean()
+def spread_terms(draws: Tensor, std: Tensor) -> dict[str, Tensor]:
+    """Return `spread`, the loss that holds Var_eps[G] at std^2, and `variance_ratio`, (B,); see `spread_loss`."""
+    return {"spread": spread_loss(draws, std), "variance_ratio": variance_ratio(draws.detach(), std)}

@@ -73,14 +73,14 @@ class CollapseModule(ToyModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch["image"].to(torch.float32, memory_format=torch.channels_last) / 255
-        noise = self.normal((len(x), len(self.vaes), self.latents), self.train_rng())
+        noise = self.noise().normal(len(x), len(self.vaes), self.latents)
         weight = min(1.0, self.progress / self.rate_warmup) if self.rate_warmup else 1.0
         terms, loss = {}, 0.0
         for i, vae in enumerate(self.vaes):
             distortion, rate = self.terms(vae, x, noise[:, i])
             terms |= {f"distortion_{i}": distortion, f"rate_{i}": rate}
             loss = loss + (distortion + weight * rate).mean() / x[0].numel()
-        self.tick(batch)
+        self.count_images(batch)
         self.log_terms("train", terms)
         return loss  # a sum: the VAEs do not share parameters
 
@@ -97,7 +97,7 @@ class CollapseModule(ToyModule):
         """Live latents, (S,), rates, (S,), and squared errors a pixel, (S,), over training images; eigenvalues (k,)."""
         images = torch.cat([b["image"] for b in self.data.encode_dataloader(self.images)]).to(self.device)
         found = {"live": [], "rate": [], "squared_error": []}
-        rng = generator(self.seed, EVAL_STREAM, device=self.device)
+        rng = generator(self.schedule.seed, EVAL_STREAM, device=self.device)
         for vae in self.vaes:
             means, rates, errors = [], [], []
             for chunk in images.split(256):

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.core.errors import InputError
 from models.core.randomness import generator
-from models.gan.objective import gradient_penalty, relativistic_loss
+from models.gan.objective import AdversarialLoss, discriminator_objective, generator_objective
 from models.toys import figures as toy_figures
 from models.toys import linear_gaussian as toy
 from models.toys import linear_vae
@@ -54,10 +54,18 @@ class ToyAdversary(ToyModule):
 
     def adam(self, *networks: nn.Module) -> list[torch.optim.Optimizer]:
         """One optimizer a network, with the momentum off, as the relativistic loss wants it."""
-        return [torch.optim.Adam(net.parameters(), self.learning_rate, betas=(0.0, 0.999)) for net in networks]
+        return [torch.optim.Adam(net.parameters(), self.schedule.learning_rate, betas=(0.0, 0.999)) for net in networks]
 
-    def play(self, duel: Duel, optimizers: Any, real: Tensor, noise: Tensor, condition: Tensor) -> dict[str, Tensor]:
-        """One relativistic step of D and of G.
+    def play(
+        self,
+        duel: Duel,
+        optimizers: Any,
+        real: Tensor,
+        noise: Tensor,
+        condition: Tensor,
+        loss: AdversarialLoss = "relativistic",
+    ) -> dict[str, Tensor]:
+        """Take one step of D and one of G; the classic loss has no penalty here.
 
         Args:
             duel: the two networks.
@@ -65,19 +73,18 @@ class ToyAdversary(ToyModule):
             real: what the data say under the condition, (M, B, D).
             noise: (M, B, N).
             condition: (M, B, C).
+            loss: what both play.
         """
-        fake = as_images(duel.generator(noise, condition))
-        x, still = as_images(real).requires_grad_(), fake.detach().requires_grad_()
-        real_logits, fake_logits = duel.judge(x, condition), duel.judge(still, condition)
-        terms = {"d_loss": relativistic_loss(real_logits, fake_logits)}
-        penalties = gradient_penalty(real_logits, x) + gradient_penalty(fake_logits, still)
-        self.step(optimizers[1], terms["d_loss"].mean() + self.penalty_weight * penalties.mean())
+        fake, x = as_images(duel.generator(noise, condition)), as_images(real)
+        penalty_weight = self.penalty_weight if loss == "relativistic" else 0.0
+        d_loss, d_terms = discriminator_objective(duel.judge, loss, x, fake, condition, penalty_weight)
+        self.step(optimizers[1], d_loss)
 
         duel.discriminator.requires_grad_(False)
-        terms["g_loss"] = relativistic_loss(duel.judge(fake, condition), duel.judge(x.detach(), condition))
-        self.step(optimizers[0], terms["g_loss"].mean())
+        g_loss, g_terms = generator_objective(duel.judge, loss, x, fake, condition)
+        self.step(optimizers[0], g_loss)
         duel.discriminator.requires_grad_(True)
-        return terms
+        return {"d_loss": d_terms["d_loss"], **g_terms}
 
 
 class ToyGANModule(ToyAdversary):
@@ -136,7 +143,7 @@ class ToyGANModule(ToyAdversary):
         self.register_buffer("decoder_matrix", torch.stack([d.matrix for _, d in best]).float(), persistent=False)
         self.register_buffer("sigma", self.std[:, None, None], persistent=False)
         self.scale = covariance.diagonal().mean().sqrt().item()
-        rng, d = torch.Generator().manual_seed(self.seed), len(covariance)
+        rng, d = torch.Generator().manual_seed(self.schedule.seed), len(covariance)
         self.duel = Duel(members, d, d, d, self.width, self.depth, rng, skip=True)
         self.ema = self.average(self.duel.generator)
 
@@ -145,14 +152,14 @@ class ToyGANModule(ToyAdversary):
         return torch.einsum("m d k, m b k -> m b d", self.decoder_matrix, z)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x, rng = repeat(batch["x"].float(), "b d -> m b d", m=len(self.std)), self.train_rng()
-        noise = self.normal((x.shape[1], len(x), self.latents), rng).transpose(0, 1)
+        x, rng = repeat(batch["x"].float(), "b d -> m b d", m=len(self.std)), self.noise()
+        noise = rng.normal(x.shape[1], len(x), self.latents).transpose(0, 1)
         z = torch.einsum("m k d, m b d -> m b k", self.encoder_matrix, x) + self.posterior_std[:, None] * noise
         mean = self.condition(z)
-        eps = self.normal((x.shape[1], len(x), x.shape[2]), rng).transpose(0, 1)
+        eps = rng.normal(x.shape[1], len(x), x.shape[2]).transpose(0, 1)
         terms = self.play(self.duel, self.optimizers(), (x - mean) / self.sigma, eps, mean / self.scale)
         self.ema.update_parameters(self.duel.generator)
-        self.tick(batch)
+        self.count_images(batch)
         self.log_terms("train", terms)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -163,7 +170,7 @@ class ToyGANModule(ToyAdversary):
     @torch.no_grad()
     def draw(self) -> dict[str, Tensor]:
         """Means, samples and denoised for z ~ N(0, I), each (M, count, d)."""
-        rng = generator(self.seed, EVALUATION, device=self.device)
+        rng = generator(self.schedule.seed, EVALUATION, device=self.device)
         members, d = self.decoder_matrix.shape[:2]
         mean = self.condition(torch.randn(members, self.count, self.latents, generator=rng))
         eps = torch.randn(members, self.count, d, generator=rng)
@@ -180,7 +187,7 @@ class ToyGANModule(ToyAdversary):
         values, drawn = linear_vae.spectrum(self.covariance), self.draw()
         if len(values) == 1:
             t = values[0].sqrt().item()
-            rng = generator(self.seed, EVALUATION, 1, device=self.device)
+            rng = generator(self.schedule.seed, EVALUATION, 1, device=self.device)
             exact = wasserstein_to_normal(t * torch.randn(self.count, generator=rng), t)
             return {name: (wasserstein_to_normal(x[..., 0], t) - exact) / t for name, x in drawn.items()}
         spectra = {name: linear_vae.spectrum(covariance_of(x)) for name, x in drawn.items()}

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_floor
-from models.core.randomness import generator
-from models.gan.objective import discriminator_loss, generator_loss
+from models.core.randomness import Noise, generator
 from models.toys import figures as toy_figures
-from models.toys.ensemble import Duel, EnsembleMLP, as_images, clip_members
+from models.toys.ensemble import Duel, EnsembleMLP, clip_members
 from models.toys.flow_prior import FlowPrior
 from models.toys.gan import EVALUATION, ToyAdversary
 from models.toys.metrics import mixture_quality
@@ -124,24 +123,25 @@ class ToyMixtureModule(ToyAdversary):
 
     # Training.
 
-    def noise(self, batch: int, values: int, rng: torch.Generator) -> Tensor:
-        """Standard normal noise, (M, B, values)."""
-        return self.normal((batch, self.seeds, values), rng).transpose(0, 1)
+    def noise_of_members(self, batch: int, values: int, rng: Noise) -> Tensor:
+        """Draw standard normal noise, (M, B, values)."""
+        return rng.normal(batch, self.seeds, values).transpose(0, 1)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        rng, count = self.train_rng(), len(batch["x"])
+        rng, count = self.noise(), len(batch["x"])
         x = repeat(batch["x"].float() / self.scale, "b d -> m b d", m=self.seeds)
         optimizers, nothing = self.optimizers(), x[..., :0]
-        terms = self.classic_step(x, self.noise(count, 2 + self.latents, rng), optimizers[1:3])
-        noise = self.noise(count, 2 + self.latents, rng)
+        noise = self.noise_of_members(count, 2 + self.latents, rng)
+        terms = named(self.play(self.classic, optimizers[1:3], x, noise, nothing, "classic"), "classic")
+        noise = self.noise_of_members(count, 2 + self.latents, rng)
         terms |= named(self.play(self.relativistic, optimizers[3:5], x, noise, nothing), "relativistic")
         if self.progress < self.vae_share:
-            terms |= self.vae_step(x, self.noise(count, self.latents, rng), optimizers[0])
+            terms |= self.vae_step(x, self.noise_of_members(count, self.latents, rng), optimizers[0])
         else:
             with torch.no_grad():
-                z = self.encode(x).sample(self.noise(count, self.latents, rng))
+                z = self.encode(x).sample(self.noise_of_members(count, self.latents, rng))
                 p = self.decode(z)
-            condition, real, eps = self.condition(p), (x - p.mean) / p.std, self.noise(count, 2, rng)
+            condition, real, eps = self.condition(p), (x - p.mean) / p.std, self.noise_of_members(count, 2, rng)
             terms |= named(self.play(self.denoiser, optimizers[5:7], real, eps, condition), "denoiser")
             terms["l2"] = (self.l2(torch.cat([eps, condition], -1)) - real).square().sum(-1).flatten()
             self.step(optimizers[7], terms["l2"].mean())
@@ -150,7 +150,7 @@ class ToyMixtureModule(ToyAdversary):
                 self.step(optimizers[8], terms["flow"].mean())
         for name, average in self.averages.items():
             average.update_parameters(getattr(self, name).generator)
-        self.tick(batch)
+        self.count_images(batch)
         self.log_terms("train", terms)
 
     def member(self, count: int) -> Tensor:
@@ -170,23 +170,10 @@ class ToyMixtureModule(ToyAdversary):
         optimizer.step()
         return {"distortion": distortion, "rate": rate}
 
-    def classic_step(self, x: Tensor, noise: Tensor, optimizers: Any) -> dict[str, Tensor]:
-        """The non-saturating loss of 2014: D tells data from fakes by a logistic regression, G maximises D's error."""
-        duel, nothing = self.classic, x[..., :0]
-        fake = duel.generator(noise, nothing)
-        real_logits, fake_logits = duel.judge(as_images(x), nothing), duel.judge(as_images(fake.detach()), nothing)
-        d_loss = discriminator_loss("classic", real_logits, fake_logits)
-        self.step(optimizers[1], d_loss.mean())
-        duel.discriminator.requires_grad_(False)
-        g_loss = generator_loss("classic", real_logits, duel.judge(as_images(fake), nothing))
-        self.step(optimizers[0], g_loss.mean())
-        duel.discriminator.requires_grad_(True)
-        return {"classic_d_loss": d_loss, "classic_g_loss": g_loss}
-
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         vae, duels = nn.ModuleList([self.encoder, self.decoder]), (self.classic, self.relativistic, self.denoiser)
         players = [net for duel in duels for net in (duel.generator, duel.discriminator)]
-        alone = [torch.optim.Adam(net.parameters(), self.learning_rate) for net in (vae, self.l2, self.flow)]
+        alone = [torch.optim.Adam(net.parameters(), self.schedule.learning_rate) for net in (vae, self.l2, self.flow)]
         return [alone[0], *self.adam(*players), *alone[1:]]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -194,14 +181,14 @@ class ToyMixtureModule(ToyAdversary):
         super().on_train_batch_start(batch, batch_idx)
         done = min(1.0, self.progress / self.vae_share)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate * min(1.0, 50 * done + 1e-3) * (1 - done) ** 0.5
+            group["lr"] = self.schedule.learning_rate * min(1.0, 50 * done + 1e-3) * (1 - done) ** 0.5
 
     # What was found.
 
     @torch.no_grad()
     def draw(self) -> dict[str, Tensor]:
         """Points of every method, (M, count, 2), in data units; of the VAE's for z from the flow, N(0, I) and q(z)."""
-        rng = generator(self.seed, EVALUATION, device=self.device)
+        rng = generator(self.schedule.seed, EVALUATION, device=self.device)
 
         def normal(values: int) -> Tensor:
             return torch.randn(self.seeds, self.count, values, generator=rng)
@@ -209,7 +196,7 @@ class ToyMixtureModule(ToyAdversary):
         points = {}
         both, nothing = normal(2 + self.latents), normal(0)
         z, eps = both.split([self.latents, 2], -1)
-        x = self.data.draw(numpy_rng(self.seed), self.count).float() / self.scale
+        x = self.data.draw(numpy_rng(self.schedule.seed), self.count).float() / self.scale
         q = self.encode(repeat(x, "b d -> m b d", m=self.seeds))
         learned = self.flow(z, self.member(self.count))
         codes = {"": learned, ", z from N(0, I)": z, ", z from q(z)": q.sample(normal(self.latents))}
@@ -229,7 +216,7 @@ class ToyMixtureModule(ToyAdversary):
     def quality(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Modes found and share of high-quality points, (M,) each, by method; the data's own for the scale."""
         centres, std = self.data.centres.float(), self.data.std
-        drawn = {"data": self.data.draw(numpy_rng(self.seed + 1), self.count).float()[None], **self.draw()}
+        drawn = {"data": self.data.draw(numpy_rng(self.schedule.seed + 1), self.count).float()[None], **self.draw()}
         return {name: mixture_quality(points, centres, std) for name, points in drawn.items()}
 
     def metrics(self) -> dict[str, float]:
@@ -251,7 +238,7 @@ class ToyMixtureModule(ToyAdversary):
 
     def figures(self) -> dict[str, Figure]:
         points = {name: value[0] for name, value in self.draw().items() if name in self.METHODS}
-        data = self.data.draw(numpy_rng(self.seed + 1), self.count)
+        data = self.data.draw(numpy_rng(self.schedule.seed + 1), self.count)
         quality = {name: (modes[0], share[0]) for name, (modes, share) in self.quality().items()}
         ordered = {"data": data} | {name: points[name] for name in self.METHODS}
         return {"mixture": toy_figures.mixture(ordered, quality, len(self.data.centres))}

@@ -18,7 +18,9 @@ from models.core.errors import InputError
 from models.inference.pipeline import Card
 from models.toys import figures as toy_figures
 from models.toys import linear_gaussian as toy
-from models.training.recipe import Recipe, Report
+from models.training.recipe import Recipe
+from models.training.report import Report
+from models.training.schedule import Schedule
 
 LOSSES = ("integrated", "sampled")
 
@@ -31,7 +33,7 @@ class ToyModule(Recipe):
     """
 
     def __init__(self, settings: dict[str, Any], *clock: Any) -> None:
-        super().__init__(*clock)
+        super().__init__(Schedule(*clock))
         self.settings = {"recipe": type(self).__name__, **settings}
 
     @property
@@ -65,13 +67,13 @@ class ToyModule(Recipe):
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         self.log_dict({f"toy/{name}": torch.tensor(float(value)) for name, value in self.metrics().items()})
-        self.log_step()
+        self.log_position()
 
     def configure_callbacks(self) -> list[Callback]:
         return [Report("train")]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), self.learning_rate)
+        return torch.optim.Adam(self.parameters(), self.schedule.learning_rate)
 
     def card(self) -> Card:
         return Card("toy", 0, self.images_seen, self.settings)
@@ -150,10 +152,10 @@ class ToyGridModule(ToyModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch["x"][..., None]  # (B, T, 1)
-        noise = self.normal((len(x), *self.t.shape), self.train_rng()).double()
+        noise = self.noise().normal(len(x), *self.t.shape).double()
         a, b, c = self.a, self.log_b.exp(), self.c
         losses = {"integrated": self.integrated(a[0], b[0], c[0]), "sampled": self.sampled(a[1], b[1], c[1], x, noise)}
-        self.tick(batch)
+        self.count_images(batch)
         self.log_terms("train", {f"{name}_loss": loss.flatten() for name, loss in losses.items()})
         return sum(loss.sum() for loss in losses.values())  # a sum: the problems do not share parameters
 

@@ -72,7 +72,7 @@ class ToyTwinsModule(ToyModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x = batch["image"].float() / 255
-        noise = self.normal((len(x), self.twins["density_0"].config.latent), self.train_rng())
+        noise = self.noise().normal(len(x), self.twins["density_0"].config.latent)
         terms = {}
         for optimizer, (name, elbo) in zip(self.optimizers(), self.pairs(), strict=True):
             loss = self.objective(name, elbo, x, noise)
@@ -80,7 +80,7 @@ class ToyTwinsModule(ToyModule):
             self.manual_backward(loss.mean())
             optimizer.step()
             terms[f"{name}_{'elbo' if elbo else 'beta'}"] = loss
-        self.tick(batch)
+        self.count_images(batch)
         self.log_terms("train", terms)
 
     def pairs(self) -> list[tuple[str, bool]]:
@@ -89,7 +89,7 @@ class ToyTwinsModule(ToyModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         nets = [self.twins[f"{name}_{int(elbo)}"] for name, elbo in self.pairs()]
-        return [torch.optim.Adam(net.parameters(), self.learning_rate, eps=self.epsilon) for net in nets]
+        return [torch.optim.Adam(net.parameters(), self.schedule.learning_rate, eps=self.epsilon) for net in nets]
 
     # What was found.
 

@@ -87,7 +87,7 @@ class ToyVectorsModule(ToyModule):
     def setup(self, stage: str) -> None:
         d, k, trials = len(self.covariance), self.latents, len(self.start)
         toy.require_latents(k, d)
-        rng = torch.Generator().manual_seed(self.seed)
+        rng = torch.Generator().manual_seed(self.schedule.seed)
 
         def normal(*shape: int) -> Tensor:
             return 0.3 * torch.randn(shape, generator=rng, dtype=torch.float64)
@@ -121,12 +121,12 @@ class ToyVectorsModule(ToyModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if self.loss == "sampled":
-            noise = self.normal((len(batch["x"]), len(self.start), self.latents), self.train_rng()).double()
+            noise = self.noise().normal(len(batch["x"]), len(self.start), self.latents).double()
             distortion, rate = (term.mean(0) for term in self.sampled(batch["x"], noise))
         else:
             parts = linear_vae.elbo(self.encoder(), self.decoder(), self.covariance)
             distortion, rate = parts.distortion, parts.rate
-        self.tick(batch)
+        self.count_images(batch)
         self.log_terms("train", {"distortion": distortion, "rate": rate})
         return (distortion + self.kl_weight * rate).sum()
 
@@ -166,7 +166,7 @@ class ToyVectorsModule(ToyModule):
         """The judge of per-pixel sigmas, for which there is no closed form: EM from another start, under the floor."""
         if self.judge is not None:
             return self.judge
-        covariance, rng = self.covariance, torch.Generator().manual_seed(self.seed + 1)
+        covariance, rng = self.covariance, torch.Generator().manual_seed(self.schedule.seed + 1)
         matrix = torch.randn(len(covariance), self.latents, generator=rng, dtype=torch.float64)
         decoder = linear_vae.LinearDecoder(matrix, covariance.diagonal() / 2)
         for _ in range(steps):

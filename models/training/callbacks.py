@@ -21,8 +21,9 @@ from models.core.errors import InputError
 from models.core.files import replacing
 from models.inference.pictures import panel
 from models.inference.pipeline import Pipeline
-from models.training.finite import diverged, fault
-from models.training.recipe import ImageModule, write_figures
+from models.training.divergence import diverged, fault
+from models.training.image_module import ImageModule
+from models.training.report import write_figures
 
 
 class ImagesProgressBar(TQDMProgressBar):
@@ -35,7 +36,7 @@ class ImagesProgressBar(TQDMProgressBar):
         module = self.trainer.lightning_module
         return Tqdm(
             initial=module.images_seen,
-            total=module.budget,
+            total=module.schedule.budget,
             disable=self.is_disabled,
             **bar_options("images"),
             bar_format="training {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
@@ -57,7 +58,7 @@ class ImagesProgressBar(TQDMProgressBar):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
         bar = self.train_progress_bar
-        bar.update(min(module.images_seen, module.budget) - bar.n)
+        bar.update(min(module.images_seen, module.schedule.budget) - bar.n)
         if not bar.disable:
             bar.set_postfix(self.get_metrics(trainer, module), refresh=False)
 
@@ -153,10 +154,10 @@ class Checkpoints(Checkpoint):
         # Not on a leg's last batch: a checkpoint there would resume behind the validation that is still to come.
         if not trainer.is_last_batch:
             late = time.monotonic() - self.saved_at > self.seconds
-            self.save_and_stop(trainer, due=late and not module.skipped_in_a_row)
+            self.save_and_stop(trainer, due=late and not module.skips[1])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
-        if module.images_seen < module.budget:
+        if not module.finished:
             self.save_and_stop(trainer, due=True, measured=True)
 
     def on_train_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
@@ -222,7 +223,7 @@ class Pictures(Callback):
         """The first held-out images, (count, 3, H, W)."""
         batch = next(iter(trainer.datamodule.val_dataloader()))
         batch = module.transfer_batch_to_device(batch, module.device, 0)
-        return module.pixels(batch)[: self.count]
+        return module.photographs(batch)[: self.count]
 
 
 class FinalValues(Callback):
@@ -269,10 +270,10 @@ class FinalValues(Callback):
     def write(self, trainer: pl.Trainer, module: ImageModule) -> None:
         """Merge the Trainer's metrics into the file."""
         values = self.written()
-        facts = module.facts()
-        if facts:  # of a test: what is left of an earlier one may be of other images
+        extra = module.extra_metrics()
+        if extra:  # of a test: what is left of an earlier one may be of other images
             values = {name: value for name, value in values.items() if not name.startswith("test/")}
-        values |= self.at_hand(trainer) | facts | {"images_seen": module.images_seen}
+        values |= self.at_hand(trainer) | extra | {"images_seen": module.images_seen}
         self.before = {}  # the file has them
         with replacing(self.path) as part:
             part.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")

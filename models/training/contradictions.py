@@ -1,4 +1,4 @@
-"""Variants of stage 1 that cancel each other, refused with the reason and the way out."""
+"""Arguments of the recipes that are out of range or cancel each other, refused with the reason and the way out."""
 
 from math import inf
 from typing import TYPE_CHECKING
@@ -9,24 +9,34 @@ if TYPE_CHECKING:
     from models.training.vae import VAEModule
 
 
-def refuse_contradictions(module: "VAEModule") -> None:
-    """Refuse weights out of range and variants that cancel each other.
+# --- stage 1
+
+
+def refuse_stage_1(module: "VAEModule") -> None:
+    """Refuse arguments of stage 1 that are out of range, and variants that cancel each other.
 
     Raises:
         InputError: which, and the way out.
     """
+    if not 0 <= module.rate_warmup <= 1:
+        raise InputError(f"model: rate_warmup ({module.rate_warmup}) is a share of the budget, from 0 to 1")
+    if module.gradient_clip <= 0 or module.prior_images < 1 or module.prior_components < 0:
+        raise InputError(
+            f"model: gradient_clip ({module.gradient_clip}) must be positive, prior_images ({module.prior_images}) at "
+            f"least 1, prior_components ({module.prior_components}) at least 0"
+        )
     for name in ("rate_weight", "regulariser_weight"):
         if not 0 < getattr(module, name) < inf:
             raise InputError(f"model: {name} ({getattr(module, name)}) must be positive and finite")
     if not 0 <= module.free_bits < inf:
         raise InputError(f"model: free_bits ({module.free_bits}) are nats, 0 or more")
-    refuse_of_the_std(module)
-    refuse_of_the_rate(module)
-    refuse_of_the_pixels(module)
+    refuse_for_the_std(module)
+    refuse_for_the_rate(module)
+    refuse_for_the_pixels(module)
 
 
-def refuse_of_the_std(module: "VAEModule") -> None:
-    """What a fixed or a learned std rules out."""
+def refuse_for_the_std(module: "VAEModule") -> None:
+    """Refuse what a fixed or a learned std rules out."""
     std = module.vae.config.std
     if module.gradient != "plain" and std == "fixed":
         raise InputError(
@@ -39,8 +49,8 @@ def refuse_of_the_std(module: "VAEModule") -> None:
         )
 
 
-def refuse_of_the_rate(module: "VAEModule") -> None:
-    """What the regulariser, the posterior and the prior rule out."""
+def refuse_for_the_rate(module: "VAEModule") -> None:
+    """Refuse what the regulariser, the posterior and the prior rule out."""
     regulariser, net = module.regulariser, module.vae.config
     if module.free_bits and regulariser != "posterior":
         raise InputError(
@@ -70,8 +80,8 @@ def refuse_of_the_rate(module: "VAEModule") -> None:
         )
 
 
-def refuse_of_the_pixels(module: "VAEModule") -> None:
-    """What a decoder of pixels in order rules out."""
+def refuse_for_the_pixels(module: "VAEModule") -> None:
+    """Refuse what a decoder of pixels in order rules out."""
     blocks = module.vae.config.pixels.blocks
     if blocks and module.likelihood == "density":
         raise InputError(
@@ -82,4 +92,81 @@ def refuse_of_the_pixels(module: "VAEModule") -> None:
         raise InputError(
             f"model: gradient {module.gradient} with net.pixels.blocks ({blocks}): it parts the gradients of mean and "
             f"std at the decoder's last layer, and here both pass through the stack; take gradient plain or blocks 0"
+        )
+
+
+# --- stage 2
+
+
+def refuse_adversary(penalty_weight: float, penalty_every: int, translate: float, ema_images: int) -> None:
+    """Refuse arguments of an adversarial recipe that are out of range.
+
+    Raises:
+        InputError: which.
+    """
+    if penalty_weight < 0:
+        raise InputError(f"model: penalty_weight ({penalty_weight}) must not be negative")
+    if not 0 <= translate <= 0.5:
+        raise InputError(f"model: translate ({translate}) is a share of the side, from 0 to 0.5")
+    if min(penalty_every, ema_images) < 1:
+        raise InputError(f"model: penalty_every ({penalty_every}) and ema_images ({ema_images}) must be at least 1")
+
+
+def refuse_stage_2(
+    loss: str,
+    noise: bool,
+    translate: float,
+    spread_weight: float,
+    spread_every: int,
+    ratio_images: int,
+    ratio_draws: int,
+) -> None:
+    """Refuse arguments of stage 2 that are out of range, and terms that work against the loss or mean nothing to it.
+
+    Raises:
+        InputError: which, and the way out.
+    """
+    if ratio_images < 1 or ratio_draws < 2:
+        raise InputError(
+            f"model: ratio_images ({ratio_images}) must be at least 1, ratio_draws ({ratio_draws}) at least 2"
+        )
+    if spread_weight < 0 or spread_every < 1:
+        raise InputError(
+            f"model: spread_weight ({spread_weight}) must not be negative, spread_every ({spread_every}) at least 1"
+        )
+    if spread_weight and loss == "l2":
+        raise InputError(
+            f"model: spread_weight ({spread_weight}) holds the variance over noise that loss l2 takes away; "
+            f"take spread_weight 0 or another loss"
+        )
+    if translate and loss == "l2":
+        raise InputError(
+            f"model: translate ({translate}) moves what a discriminator sees, and loss l2 has none; take "
+            f"translate 0 or another loss"
+        )
+    if spread_weight and not noise:
+        raise InputError(
+            f"model: spread_weight ({spread_weight}) holds a variance over noise, and with noise false G sees "
+            f"none; take spread_weight 0 or noise true"
+        )
+
+
+def refuse_vae(path: str, made_for: int, pixel_by_pixel: bool, size: int) -> None:
+    """Refuse a stage 1 whose draws stage 2 cannot denoise.
+
+    Args:
+        path: of its checkpoint.
+        made_for: image side of the VAE.
+        pixel_by_pixel: whether it is a PixelVAE.
+        size: image side of the data.
+
+    Raises:
+        InputError: it is of another size or a PixelVAE.
+    """
+    if made_for != size:
+        raise InputError(f"model.vae {path}: made for {made_for} pixels, the data have {size}; set data.size")
+    if pixel_by_pixel:
+        raise InputError(
+            f"model.vae {path}: is a PixelVAE, whose samples have no noise that is independent from pixel to pixel "
+            f"and so nothing to denoise; take a stage 1 with net.pixels.blocks 0"
         )

@@ -27,7 +27,7 @@ from models.evaluation.report import LEAST_IMAGES, EvaluationReport, ImageSet, R
 from models.evaluation.spectrum import PowerSpectrum
 from models.inference.pipeline import Pipeline
 from models.training.callbacks import bar_options
-from models.training.recipe import ImageModule
+from models.training.image_module import ImageModule
 from models.vae.latent_prior import PriorName
 
 NEIGHBOURS = ("nearest", "2nd nearest", "3rd nearest")
@@ -237,7 +237,7 @@ class Sets:
         def rows() -> Iterator[dict[str, Tensor]]:
             for batch in self.trainer.datamodule.test_dataloader():
                 batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
-                drawn = pipeline.reconstruct(0, batch["index"].tolist(), self.module.pixels(batch))
+                drawn = pipeline.reconstruct(0, batch["index"].tolist(), self.module.photographs(batch))
                 names = {pipeline.rows[0]: "reconstruction", "denoised": "reconstruction_denoised"}
                 yield {new: drawn[name] for name, new in names.items() if name in drawn}
 

@@ -1,6 +1,9 @@
 """Stage 2: the GAN that denoises draws from the frozen VAE's distribution p(x|z), and two of its controls."""
 
-from dataclasses import asdict
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,22 +12,150 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
+from models.core.gaussian import Gaussian, dequantised
 from models.core.layers import PyramidConfig
+from models.core.randomness import Noise
 from models.evaluation.moments import DenoisingMoments
+from models.gan.augment import offsets, translated
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
-from models.gan.objective import AdversarialLoss, regional_variances, spread_loss, squared_error, variance_ratio
+from models.gan.objective import (
+    SPREAD_DRAWS,
+    AdversarialLoss,
+    Critic,
+    discriminator_objective,
+    generator_objective,
+    spread_terms,
+    squared_error,
+)
 from models.inference.pictures import panel
 from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
-from models.training.adversary import DRAWS, Adversary, Scene, Scenes
+from models.training.contradictions import refuse_adversary, refuse_stage_2, refuse_vae
+from models.training.image_module import Batch, ImageModule
+from models.training.schedule import Schedule
+from models.training.update import MovingAverage, Update, adam
 
 VARIED = 8
 """Draws of z whose denoisings are pictured."""
 
 
-class GANModule(Adversary):
+@dataclass(frozen=True)
+class Scene:
+    """B photographs, and the generator's images under the same Gaussians.
+
+    Attributes:
+        real: standardised residuals (x - mean)/std of photographs, (B, 3, H, W).
+        p: the Gaussians that residuals are of.
+        critic: D, from residuals and their p to logits.
+        generate: gives images of G, K for each p, (K, B, 3, H, W), in [0, 1] units.
+    """
+
+    real: Tensor
+    p: Gaussian
+    critic: Critic
+    generate: Callable[[], Tensor]
+
+    def residual(self, image: Tensor) -> Tensor:
+        """Return (image - mean)/std, (B, 3, H, W)."""
+        return (image - self.p.mean) / self.p.std
+
+
+class AdversarialModule(ImageModule):
+    """A generator G, whose moving average is what counts, against a discriminator D.
+
+    A recipe makes both networks and the average, and says in `scenes` what they see. Arguments are those of GANModule;
+    with spread_every 0 there is no spread term.
+    """
+
+    discriminator: Discriminator | None
+    ema: MovingAverage
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        loss: AdversarialLoss | Literal["l2"],
+        penalty_weight: float,
+        penalty_every: int,
+        translate: float,
+        ema_images: int,
+        spread_weight: float = 0.0,
+        spread_every: int = 0,
+    ) -> None:
+        super().__init__(schedule)
+        refuse_adversary(penalty_weight, penalty_every, translate, ema_images)
+        self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
+        self.translate, self.ema_images = translate, ema_images
+        self.spread_weight, self.spread_every = spread_weight, spread_every
+
+    @property
+    @abstractmethod
+    def player(self) -> nn.Module:
+        """The network that plays G."""
+
+    @abstractmethod
+    def scenes(self, batch: Batch, draws: int) -> list[Scene]:
+        """Return photographs, p(x|z) and so many draws from it: one scene, or one for each `data.micro_batch_size`."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take one step of D, then one of G against it, on the same photographs and draws."""
+        number = self.images_seen // self.global_batch(batch)
+        penalty = 0 if number % self.penalty_every else self.penalty_weight * self.penalty_every
+        spread = self.spread_due(number)
+        scenes = self.scenes(batch, SPREAD_DRAWS if spread else 1)  # photographs, p(x|z), draws from it
+        if len(scenes) == 1:  # the images are made once, with a graph for both steps; of several pieces for each step
+            images = scenes[0].generate()  # (K, B, 3, H, W)
+            scenes = [replace(scenes[0], generate=lambda: images)]
+        d, g = (Update(self, optimizer) for optimizer in self.optimizers())
+
+        for scene in d.over(scenes):  # D: residuals of photographs against those of G
+            with torch.no_grad():
+                fake = scene.residual(scene.generate()[0])
+            d.backward(*discriminator_objective(scene.critic, self.loss, scene.real, fake, scene.p, penalty))
+        d.step()
+
+        for scene in g.over(scenes):  # G: against D as it now is, and Var_eps[G] against sigma^2
+            images = scene.generate()
+            fake = scene.residual(images[0])
+            loss, terms = generator_objective(scene.critic, self.loss, scene.real, fake, scene.p)
+            if spread:
+                terms |= spread_terms(images, scene.p.std)
+                loss = loss + self.spread_weight * self.spread_every * terms["spread"].mean()
+            g.backward(loss, terms)
+        g.step(unless=d.skipped)  # G would learn from logits that were not finite
+
+        self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
+        self.count_images(batch, g.skipped)
+        self.log_terms("train", d.terms | g.terms)
+
+    def spread_due(self, number: int) -> bool:
+        """Return whether step `number` has the spread term."""
+        return self.spread_every > 0 and number % self.spread_every == 0
+
+    def critic(self, noise: Noise, images: int, side: int) -> Critic:
+        """Return D, or D behind a shift of residual and condition alike, by noise, for a batch of images."""
+        most = int(self.translate * side)
+        if not most:
+            return self.discriminator
+        by = offsets(noise.uniform(images, 2), most)
+        moved = partial(translated, offsets=by)
+        return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))
+
+    def margins(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:
+        """Return `margin`, D(real) - D(fake), (B,), for residuals under the same p; nothing without a D."""
+        if self.discriminator is None:
+            return {}
+        return {"margin": self.discriminator(real, p) - self.discriminator(fake, p)}
+
+    def load_export(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        super().load_export(card, state, path)
+        self.discriminator = None  # an export has none, and a new one's margin would say nothing
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        rate = self.schedule.learning_rate
+        return [adam(network, rate, betas=(0.0, 0.99)) for network in (self.discriminator, self.player)]
+
+
+class GANModule(AdversarialModule):
     """Relativistic GAN with both zero-centred gradient penalties, conditional on p(x|z), and a spread term.
 
     Positives are photographs' residuals (x - mu)/sigma for z ~ q(z|x), negatives the denoiser's for the same z.
@@ -36,24 +167,19 @@ class GANModule(Adversary):
         size: image side in pixels; set by the data, must be the VAE's.
         denoiser: widths, blocks and patch of the denoiser G.
         discriminator: widths, blocks and patch of the discriminator D; with loss l2 there is none.
-        budget: training images to see in all; schedules are shares of it. A larger budget continues a finished run.
-        validate_every: images between validations.
-        learning_rate: Adam's for both networks, after the warm-up.
-        warmup: share of the budget over which the learning rate rises from 0.
-        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
         penalty_weight: gamma, the weight of the gradient penalties, in units of the standardised residual.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs, draws and conditions moved at most, alike; 0 for none.
-        spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2.
-        spread_every: steps between those with it, whose weight is multiplied by it. It needs two draws of each z; the
-            other steps have one, and take little more than half the time.
+        spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2 in every image.
+        spread_every: steps between those with it, whose weight is multiplied by it. They need four draws of each z
+            where the others have one.
         ema_images: half-life of the denoiser's moving average, in images.
         ratio_images: held-out images for the variance ratio at validation.
         ratio_draws: denoisings of each z for the variance ratio at validation.
-        seed: of all noise in training and validation.
         loss: `relativistic`, with both penalties; `classic`, the non-saturating one of 2014, with R1 alone; or `l2`,
             the squared error |G - x|^2 / sigma^2 to the photograph, without a discriminator.
-        noise: whether G sees the draw's noise, or zeros in its place.
+        noise: whether G sees the draw's noise, or zeros instead.
+        schedule: budget, validate_every, learning_rate (of both networks), warmup, decay, seed.
 
     Raises:
         InputError: an argument out of range, arguments that contradict each other, no readable stage-1 checkpoint at
@@ -66,146 +192,83 @@ class GANModule(Adversary):
         size: int,
         denoiser: PyramidConfig = PyramidConfig(),  # noqa: B008 (frozen)
         discriminator: PyramidConfig = PyramidConfig(),  # noqa: B008 (frozen)
-        budget: int = 60_000,
-        validate_every: int = 10_000,
-        learning_rate: float = 4e-4,
-        warmup: float = 0.01,
-        decay: float = 0.5,
         penalty_weight: float = 10.0,
         penalty_every: int = 4,
         translate: float = 0.0,
         spread_weight: float = 0.2,
-        spread_every: int = 4,
+        spread_every: int = 8,
         ema_images: int = 1_000,
         ratio_images: int = 64,
         ratio_draws: int = 8,
-        seed: int = 0,
         loss: AdversarialLoss | Literal["l2"] = "relativistic",
         noise: bool = True,
+        learning_rate: float = 4e-4,
+        **schedule,
     ) -> None:
-        clock = (budget, validate_every, learning_rate, warmup, decay, seed)
-        super().__init__(loss, penalty_weight, penalty_every, translate, ema_images, *clock)
-        if ratio_images < 1 or ratio_draws < 2:
-            raise InputError(
-                f"model: ratio_images ({ratio_images}) must be at least 1, ratio_draws ({ratio_draws}) at least 2"
-            )
-        self.spread_weight, self.spread_every = spread_weight, spread_every
+        refuse_stage_2(loss, noise, translate, spread_weight, spread_every, ratio_images, ratio_draws)
+        adversary = (loss, penalty_weight, penalty_every, translate, ema_images)
+        spread = (spread_weight, spread_every if noise else 0)
+        super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary, *spread)
         self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
-        self.refuse_contradictions(noise)
         card, self.vae, self.prior = load_vae(vae)
-        if card.size != size:
-            raise InputError(f"model.vae {vae}: made for {card.size} pixels, the data have {size}; set data.size")
-        if self.vae.pixel_by_pixel:
-            raise InputError(
-                f"model.vae {vae}: is a PixelVAE, whose samples have no noise that is independent from pixel to pixel "
-                f"and so nothing to denoise; take a stage 1 with net.pixels.blocks 0"
-            )
+        refuse_vae(vae, card.size, self.vae.pixel_by_pixel, size)
         self.vae.requires_grad_(False).eval()
         self.prior.requires_grad_(False)
         self.denoiser = Denoiser(size, denoiser, noise)
         self.discriminator = None if loss == "l2" else Discriminator(size, discriminator)
-        self.ema = self.average()
-
-    def refuse_contradictions(self, noise: bool) -> None:
-        """Refuse a spread term that is out of range or works against the loss, and what the loss has no use for.
-
-        Raises:
-            InputError: which, and the way out.
-        """
-        if self.spread_weight < 0 or self.spread_every < 1:
-            raise InputError(
-                f"model: spread_weight ({self.spread_weight}) must not be negative, spread_every ({self.spread_every}) "
-                f"at least 1"
-            )
-        if self.spread_weight and self.loss == "l2":
-            raise InputError(
-                f"model: spread_weight ({self.spread_weight}) holds the variance over noise that loss l2 takes away; "
-                f"take spread_weight 0 or another loss"
-            )
-        if self.translate and self.loss == "l2":
-            raise InputError(
-                f"model: translate ({self.translate}) moves what a discriminator sees, and loss l2 has none; take "
-                f"translate 0 or another loss"
-            )
-        if self.spread_weight and not noise:
-            raise InputError(
-                f"model: spread_weight ({self.spread_weight}) holds a variance over noise, and with noise false G sees "
-                f"none; take spread_weight 0 or noise true"
-            )
+        self.ema = MovingAverage(self.denoiser)
 
     def train(self, mode: bool = True) -> "GANModule":
         super().train(mode)
         self.vae.eval()  # frozen
         return self
 
-    # Loss terms.
+    # Training.
 
     @property
     def player(self) -> nn.Module:
         return self.denoiser
 
-    def condition(self, x: Tensor, rng: torch.Generator) -> Gaussian:
-        """p(x|z) for one z ~ q(z|x) of each image."""
-        return self.decoded(x, self.normal((len(x), self.vae.config.latent), rng))
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.loss == "l2":
+            self.l2_step(batch)
+        else:
+            super().training_step(batch, batch_idx)
+
+    def l2_step(self, batch: Batch) -> None:
+        """Take one step of G towards the photographs, without an adversary."""
+        spread = self.spread_due(self.images_seen // self.global_batch(batch))
+        g = Update(self, self.optimizers())
+        for scene in g.over(self.scenes(batch, SPREAD_DRAWS if spread else 1)):
+            images = scene.generate()
+            l2 = squared_error(scene.residual(images[0]), scene.real)
+            g.backward(l2.mean(), {"l2": l2} | (spread_terms(images, scene.p.std) if spread else {}))
+        g.step()
+        self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
+        self.count_images(batch, g.skipped)
+        self.log_terms("train", g.terms)
+
+    def scenes(self, batch: Batch, draws: int) -> list[Scene]:
+        scenes = []
+        for piece, noise in self.pieces(batch):
+            x = self.photographs(piece)  # (B, 3, H, W) in [0, 1]
+            p = self.decoded(x, noise.normal(len(x), self.vae.config.latent))  # p(x|z), z ~ q(z|x)
+            # Dequantised, or D would tell photographs by the 8-bit grid.
+            real = (dequantised(x, noise.uniform(*x.shape)) - p.mean) / p.std
+            eps = rearrange(noise.normal(len(x), draws, *x.shape[1:]), "b k c h w -> k b c h w")
+            critic = self.critic(noise, len(x), x.shape[-1])
+            scenes.append(Scene(real, p, critic, partial(self.denoiser.draws, eps, p)))
+        return scenes
 
     @torch.no_grad()
     def decoded(self, x: Tensor, noise: Tensor) -> Gaussian:
-        """p(x|z) for the z ~ q(z|x) of each image that standard normal noise (B, D) makes."""
+        """Return p(x|z) for the z ~ q(z|x) of images (B, 3, H, W) that standard normal noise (B, D) makes."""
         return self.vae.decode(self.vae.encode(x).sample(noise))
-
-    @property
-    def paired(self) -> bool:
-        """Whether this step has several draws of each z; where G sees no noise all would be the same."""
-        return self.denoiser.noise and self.due(self.spread_every)
-
-    def draws(self, p: Gaussian, rng: torch.Generator) -> Tensor:
-        """Denoisings of one draw of each z, or in a paired step of several."""
-        batch, *shape = p.mean.shape
-        noise = self.normal((batch, DRAWS if self.paired else 1, *shape), rng)
-        return self.denoiser.draws(rearrange(noise, "b k c h w -> k b c h w"), p)
-
-    def beside(self, draws: Tensor, p: Gaussian) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """The spread term, in a paired step."""
-        if not self.paired:
-            return super().beside(draws, p)
-        spread = spread_loss(self.whole(regional_variances(draws, p.std)[None]).mean(0))
-        weight = self.spread_weight * self.spread_every
-        return weight * spread, {"spread": spread, "variance_ratio": variance_ratio(draws, p.std)}
-
-    # Training.
-
-    def play(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
-        return self.l2_step(batch, scenes) if self.loss == "l2" else super().play(batch, scenes)
-
-    def foresee_spread(self, batch: dict[str, Tensor], scenes: Scenes) -> None:
-        """Foresee what the spread term pools over the whole batch; of each piece it is one row, (1, 2, h, w)."""
-
-        def variances(piece: dict[str, Tensor]) -> Tensor:
-            scene = scenes(piece)
-            return regional_variances(scene.draws, scene.p.std)[None]
-
-        if self.paired:
-            self.foresee(batch, variances)
-
-    def generator_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
-        self.foresee_spread(batch, scenes)
-        return super().generator_step(batch, scenes)
-
-    def l2_step(self, batch: dict[str, Tensor], scenes: Scenes) -> dict[str, Tensor]:
-        """One step of G towards the photographs, alone."""
-        self.foresee_spread(batch, scenes)
-        return self.step(self.optimizers(), batch, lambda piece: self.l2_loss(scenes(piece)))
-
-    def l2_loss(self, scene: Scene) -> tuple[Tensor, dict[str, Tensor]]:
-        """The squared error, and what is to be logged."""
-        draws, p = scene.draws, scene.p
-        error = squared_error((draws - p.mean) / p.std, scene.real)
-        return error.mean(), {"l2": error, **self.beside(draws, p)[1]}
 
     # Validation.
 
-    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        x, (latents, pixels) = self.pixels(batch), PHOTOGRAPH_STREAMS
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        x, (latents, pixels) = self.photographs(batch), PHOTOGRAPH_STREAMS
         p = self.decoded(x, self.held_out_noise(batch, latents, (self.vae.config.latent,)))
         # The first of all held-out images, which batches have in order.
         count = int((batch["index"] < self.ratio_images).sum()) if self.denoiser.noise else 0
@@ -217,31 +280,31 @@ class GANModule(Adversary):
             "standardised_error": reduce(fake.square(), "b c h w -> b", "mean"),
             "standardised_error_of_data": reduce(real.square(), "b c h w -> b", "mean"),
         }
-        terms |= {"l2": squared_error(fake[None], real)} if self.loss == "l2" else self.margins(real, fake, p)
+        terms |= {"l2": squared_error(fake, real)} if self.loss == "l2" else self.margins(real, fake, p)
         if count:
             first = p[:count]
             regions = batch["regions"][:count] if "regions" in batch else None
             self.moments.update(self.ema.module.draws(noise[:, :count], first), first, regions)
         return terms
 
-    def begin(self) -> None:
+    def reset_metrics(self) -> None:
         self.moments = DenoisingMoments(getattr(self.trainer.datamodule, "regions", ())).to(self.device)
 
-    def over_all(self, stage: str) -> dict[str, Tensor]:
-        """Whether the first held-out images' denoisings keep the decoder's moments, where they see noise."""
+    def epoch_metrics(self, stage: str) -> dict[str, Tensor]:
+        """Return variance ratio and shift of the first held-out images' denoisings, if G sees noise."""
         values = self.moments.compute().scalars() if self.denoiser.noise else {}
         return {name: value.float() for name, value in values.items()}
 
-    # Pictures, checkpoints, optimizers.
+    # Pictures, checkpoints.
 
     def pipeline(self) -> Pipeline:
         return Pipeline(self.vae, self.prior, self.ema.module)
 
     @torch.no_grad()
     def figures(self) -> dict[str, Figure | Image]:
-        """What drawn images say, and denoisings of the same z with different noise, where G sees it."""
-        rows = self.pipeline().variations(self.seed, range(VARIED), self.ratio_draws) if self.denoiser.noise else {}
-        return super().figures() | ({"denoisings": panel(rows)} if rows else {})
+        """Return figures of drawn images, and denoisings of the same z with different noise, if G sees it."""
+        rows = self.pipeline().variations(self.schedule.seed, range(VARIED), self.ratio_draws)
+        return super().figures() | ({"denoisings": panel(rows)} if self.denoiser.noise else {})
 
     def card(self) -> Card:
         vae, denoiser = asdict(self.vae.config), asdict(self.denoiser.config)
@@ -249,4 +312,6 @@ class GANModule(Adversary):
         return Card("gan", self.vae.size, self.images_seen, vae, **of_stage_2)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [self.adam(self.denoiser)] if self.loss == "l2" else super().configure_optimizers()
+        if self.loss == "l2":
+            return [adam(self.denoiser, self.schedule.learning_rate)]
+        return super().configure_optimizers()

@@ -1,148 +1,117 @@
-"""Optimiser steps on a global batch that is dealt out, to processes and in each to pieces, and that equal one whole.
+"""Optimizer steps on the mean of a loss over pieces of a batch, and the moving average of a network.
 
-A mean over images needs nothing: gradients are averaged over parts of one size. A term that is none, as the log of a
-mean, is the whole batch's too: each part has from all others, as numbers, what the term is made of, and adds its own
-share of the gradient. The pieces of a process, one in memory at a time, need a pass without gradients for that.
+A step whose gradient is not finite changes nothing. That is decided on the device: the norm of the gradient is one
+number, a loss that is not finite spoils its gradient, and several processes, which add up their gradients, so find the
+same without a word to each other.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from math import inf
+from typing import TypeVar
 
+import pytorch_lightning as pl
 import torch
-from einops import rearrange
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from models.training.finite import PATIENCE, diverged, drop_unless_finite, gradient_norm, poisoned
-from models.training.recipe import ImageModule
-
-Batch = dict[str, Tensor]
+T = TypeVar("T")
 
 
-class SteppedModule(ImageModule):
-    """A recipe on images that takes its optimisers' steps itself, on `data.micro_batch_size` images at a time.
+class Update:
+    """One step of an optimizer: a backward pass for each piece, the check of the gradient, the step.
+
+        update = Update(module, optimizer)
+        for piece in update.over(pieces):
+            update.backward(loss(piece), terms(piece))
+        update.step()
 
     Args:
-        clock: see Recipe.
+        module: a module with manual optimization.
+        optimizer: one of its optimizers; only its parameters get gradients.
+        clip: largest norm of the gradient.
 
     Attributes:
-        finite: whether the last step of an optimizer was.
-        pieces: of this process's batch.
-        piece: number of the one at hand.
+        terms: named terms of all pieces without their graphs, each piece along a new first axis.
+        skipped: whether the step was not finite, or forbidden, and changed nothing: a bool tensor, ().
     """
 
-    def __init__(self, *clock: Any) -> None:
-        super().__init__(*clock)
-        self.automatic_optimization = False
-        self.finite, self.pieces, self.piece = True, 1, 0
-        self.foreseen: Tensor | None = None
+    skipped: Tensor
 
-    # The parts of a batch.
+    def __init__(self, module: pl.LightningModule, optimizer: LightningOptimizer, clip: float = inf) -> None:
+        self.module, self.optimizer, self.clip = module, optimizer, clip
+        self.pieces = 0
+        self.found: list[dict[str, Tensor]] = []
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        images = len(batch["image"])
-        most = getattr(self.trainer.datamodule, "micro_batch_size", None)  # there may be loaders alone
-        self.pieces = number_of_pieces(images, most or images)
-        self.foreseen = None
+    def over(self, pieces: Sequence[T]) -> Iterator[T]:
+        """Yield the pieces; in each turn only this optimizer's parameters need gradients, the last one synchronises."""
+        self.pieces = len(pieces)
+        self.optimizer.zero_grad()
+        for i, piece in enumerate(pieces):
+            with self.optimizer.toggle_model(sync_grad=i == self.pieces - 1):
+                torch.clear_autocast_cache()  # it may hold weights that were cast without gradients
+                yield piece
+
+    def backward(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Add the gradient of a piece's loss, (), and keep its named terms."""
+        self.module.manual_backward(spoiled_unless_finite(loss / self.pieces))
+        self.found.append({name: term.detach() for name, term in terms.items()})
+
+    def step(self, unless: Tensor | None = None) -> None:
+        """Take the step; where the gradient is not finite, or `unless` is true, change no weight and no moment."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
+        if self.clip < inf:
+            # Under a gradient scaler (fp16) the gradients are scaled still.
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip * (scaler.get_scale() if scaler else 1.0))
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.skipped = ~norm.isfinite() if unless is None else ~norm.isfinite() | unless
+        if scaler is None:
+            self.optimizer.optimizer.found_inf = self.skipped.to(torch.float32)  # a fused Adam then changes nothing
+        elif self.skipped:
+            for parameter in parameters:
+                parameter.grad.fill_(inf)  # and so the scaler skips the step, and lowers its scale
+        self.optimizer.step()
 
     @property
-    def share(self) -> tuple[int, int]:
-        rank, world = super().share
-        return self.piece * world + rank, self.pieces * world
+    def terms(self) -> dict[str, Tensor]:
+        return {name: torch.stack([terms[name] for terms in self.found]) for name in self.found[0]}
 
-    def deal(self, batch: Batch) -> Iterator[Batch]:
-        """The pieces of this process's batch; while one is at hand, noise is that of its images."""
-        for piece in range(self.pieces):
-            self.piece = piece
-            yield {name: values[piece :: self.pieces] for name, values in batch.items()}
-            torch.clear_autocast_cache()  # it would give weights cast without gradients to those who need them
-        self.piece = 0
+
+def spoiled_unless_finite(loss: Tensor) -> Tensor:
+    """Return loss * (1 + 0 * loss): the loss itself, bit for bit; where it is inf or nan, its whole gradient is nan."""
+    return loss * (1 + 0 * loss.detach())
+
+
+def adam(network: nn.Module, learning_rate: float, **options: float | tuple[float, float]) -> torch.optim.Adam:
+    """Return a fused Adam: one pass over the parameters, a third of the time, and it skips a step on the device.
+
+    Args:
+        network: whose parameters are moved.
+        learning_rate: before any schedule.
+        options: of torch.optim.Adam.
+    """
+    return torch.optim.Adam(network.parameters(), learning_rate, fused=True, **options)
+
+
+class MovingAverage(nn.Module):
+    """An exponential moving average of a network's parameters, which starts as the network itself.
+
+    Args:
+        network: without buffers.
+
+    Attributes:
+        module: the average.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.module = deepcopy(network).requires_grad_(False)
 
     @torch.no_grad()
-    def foresee(self, batch: Batch, rows: Callable[[Batch], Tensor]) -> None:
-        """Keep what `whole` will be asked for of every piece, rows (R, ...); one piece needs no pass of its own."""
-        if self.pieces > 1:
-            self.foreseen = self.gathered(torch.stack([rows(piece) for piece in self.deal(batch)]))
-
-    def gathered(self, rows: Tensor) -> Tensor:
-        """(P, R, ...) of the P pieces of this process -> (P W, R, ...) of those of all W, in the order of `share`."""
-        of_all = self.all_gather(rows.detach()).reshape(self.trainer.world_size, *rows.shape)
-        return rearrange(of_all, "w p ... -> (p w) ...")
-
-    def whole(self, own: Tensor) -> Tensor:
-        """Rows (R, ...) of this part -> (R N, ...) of all N parts, as they stand in the global batch.
-
-        Gradients flow to its own, N times as large, for they will be averaged over N parts; the others add theirs.
-        """
-        number, count = self.share
-        if count == 1:
-            return own
-        rows = [*(self.gathered(own[None]) if self.foreseen is None else self.foreseen)]
-        rows[number] = own + (count - 1) * (own - own.detach())
-        return rearrange(rows, "n r ... -> (r n) ...")
-
-    # Steps.
-
-    def step(
-        self, optimizer: LightningOptimizer, batch: Batch, loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
-    ) -> dict[str, Tensor]:
-        """One step on a loss averaged over the pieces of a batch; one that is not finite changes nothing.
-
-        Args:
-            optimizer: whose parameters alone get gradients.
-            batch: this process's.
-            loss: of a piece, a mean over its images, and named terms to log.
-
-        Returns:
-            The terms without their graphs, the pieces along a new first axis.
-        """
-        optimizer.zero_grad()
-        found = []
-        for piece in self.deal(batch):
-            with optimizer.toggle_model(sync_grad=self.piece == self.pieces - 1):
-                found.append(self.learned(*loss(piece)))
-        optimizer.step()
-        return {name: torch.stack([terms[name] for terms in found]) for name in found[0]}
-
-    def learned(self, loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the gradients of a piece's loss; gives its terms without their graphs, which else would be kept."""
-        self.manual_backward(poisoned(loss / self.pieces))
-        return {name: term.detach() for name, term in terms.items()}
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.finite = drop_unless_finite(optimizer, self.limited(optimizer))
-
-    def limited(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """The norm of an optimizer's gradients, (); a recipe may clip them here."""
-        return gradient_norm(optimizer)
-
-    def count_step(self, taken: bool) -> None:
-        """Count a training step as taken or skipped, see models.training.finite; its images are seen either way."""
-        self.skipped_steps += not taken
-        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Log the skipped steps.
-
-        Raises:
-            InputError: too many in a row.
-        """
-        self.log("train/skipped_steps", float(self.skipped_steps), on_step=True, on_epoch=False)
-        if self.skipped_in_a_row >= PATIENCE:
-            raise diverged(self, f"{self.skipped_in_a_row} steps in a row were not finite and skipped")
-
-    def adam(self, network: nn.Module, **options: Any) -> torch.optim.Adam:
-        """Adam in one pass over the parameters, a third of the time; not where it would hide a gradient scaler's work.
-
-        Args:
-            network: whose parameters are moved.
-            options: of torch.optim.Adam.
-        """
-        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
-        return torch.optim.Adam(network.parameters(), self.learning_rate, fused=fused, **options)
-
-
-def number_of_pieces(images: int, most: int) -> int:
-    """The least number of equal pieces of at most so many images."""
-    return next(pieces for pieces in range(-(-images // most), images + 1) if images % pieces == 0)
+    def update(self, network: nn.Module, keep: float, unless: Tensor | None = None) -> None:
+        """Replace the average by keep * average + (1 - keep) * network, on the device; not where `unless` is true."""
+        weight = torch.tensor(1 - keep) if unless is None else (1 - keep) * (~unless).float()
+        averages = list(self.module.parameters())
+        torch._foreach_lerp_(averages, list(network.parameters()), [weight.to(averages[0])] * len(averages))

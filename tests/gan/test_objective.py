@@ -8,18 +8,19 @@ from einops import einsum, reduce
 from torch import Tensor, nn
 
 from models.core.errors import InputError
+from models.core.gaussian import Gaussian
+from models.gan.augment import translated
 from models.gan.objective import (
-    discriminator_loss,
-    generator_loss,
+    AdversarialLoss,
+    discriminator_objective,
+    generator_objective,
     gradient_penalty,
-    regional_variances,
-    relativistic_loss,
     spread_loss,
     squared_error,
-    translated,
     variance_ratio,
 )
 
+P = Gaussian(torch.zeros(()), torch.zeros(()))  # no critic here looks at it
 SHAPE = (2, 3, 16, 16)
 
 
@@ -48,27 +49,66 @@ class Quadratic(nn.Module):
         return 0.5 * einsum(x, self.matrix, x, "b i, i j, b j -> b") + x @ self.vector
 
 
+def first_column(logits: Tensor, p: Gaussian) -> Tensor:
+    """A critic whose logits are its inputs."""
+    return logits.flatten(1)[:, 0]
+
+
+def losses(loss: AdversarialLoss, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """D's and G's losses per sample for logits (B,)."""
+    arguments = (first_column, loss, real[:, None, None, None], fake[:, None, None, None], P)
+    return discriminator_objective(*arguments, 0.0)[1]["d_loss"], generator_objective(*arguments)[1]["g_loss"]
+
+
 def test_relativistic_loss_values():
     real, fake = torch.tensor([0.0, 2.0, -50.0]), torch.tensor([0.0, -1.0, 50.0])
-    want = torch.tensor([math.log(2), math.log1p(math.exp(-3)), 100.0])
-    torch.testing.assert_close(relativistic_loss(real, fake), want)
+    d_loss, g_loss = losses("relativistic", real, fake)
+    torch.testing.assert_close(d_loss, torch.tensor([math.log(2), math.log1p(math.exp(-3)), 100.0]))
     # Both players' losses differ by the margin: softplus(t) - softplus(-t) = t.
-    torch.testing.assert_close(relativistic_loss(fake, real) - relativistic_loss(real, fake), real - fake)
+    torch.testing.assert_close(g_loss - d_loss, real - fake)
 
 
 def test_the_classic_losses_are_those_of_a_logistic_regression():
     real, fake = normal(50, seed=5), normal(50, seed=6)
     logits, labels = torch.cat([real, fake]), torch.cat([torch.ones(50), torch.zeros(50)]).double()
     entropies = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    torch.testing.assert_close(discriminator_loss("classic", real, fake), entropies[:50] + entropies[50:])
+    d_loss, g_loss = losses("classic", real, fake)
+    torch.testing.assert_close(d_loss, entropies[:50] + entropies[50:])
     wants = nn.functional.binary_cross_entropy_with_logits(fake, torch.ones(50).double(), reduction="none")
-    torch.testing.assert_close(generator_loss("classic", real, fake), wants)  # D's error on fakes, labelled real
+    torch.testing.assert_close(g_loss, wants)  # D's error on fakes, labelled real
 
 
 def test_both_players_of_the_relativistic_loss_want_the_margin():
     real, fake = normal(50, seed=5), normal(50, seed=6)
-    torch.testing.assert_close(discriminator_loss("relativistic", real, fake), relativistic_loss(real, fake))
-    torch.testing.assert_close(generator_loss("relativistic", real, fake), relativistic_loss(fake, real))
+    d_loss, g_loss = losses("relativistic", real, fake)
+    torch.testing.assert_close(losses("relativistic", fake, real), (g_loss, d_loss))
+
+
+@pytest.mark.parametrize("loss", ["relativistic", "classic"])
+def test_penalties_reuse_the_logits_and_have_the_gradients_of_penalties_apart(loss):
+    real, fake, weight = normal(5, 3, 2, 2, seed=3), normal(5, 3, 2, 2, seed=4), 0.7
+    one, other = Quadratic(12), Quadratic(12)
+    calls = []
+    total, terms = discriminator_objective(
+        lambda x, p: calls.append(x) or one(x), loss, real, fake, P, penalty_weight=weight
+    )
+    total.backward()
+    assert len(calls) == 2 and ("r1" in terms, "r2" in terms) == (True, loss == "relativistic")
+    images = [real, fake] if loss == "relativistic" else [real]
+    penalties = [gradient_penalty(other(x.requires_grad_()), x).mean() for x in images]
+    apart = discriminator_objective(lambda x, p: other(x), loss, real, fake, P, 0.0)[0] + weight * sum(penalties)
+    apart.backward()
+    torch.testing.assert_close(total, apart)
+    assert all(torch.allclose(a.grad, b.grad) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_penalties_are_in_float32_under_autocast():
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0)), torch.randn(5, 3, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, terms = discriminator_objective(lambda x, p: net(x), "relativistic", x, -x, P, 1.0)
+    assert all(term.dtype == torch.float32 for term in (total, *terms.values()))
+    want = 0.5 * net[1].weight.square().sum().expand(5)
+    torch.testing.assert_close(terms["r1"], want)
 
 
 def test_translated_images_are_moved_by_whole_pixels_and_bare_where_nothing_was():
@@ -83,10 +123,10 @@ def test_translated_images_are_moved_by_whole_pixels_and_bare_where_nothing_was(
     assert images.grad[2].sum() == 2 * 6 and images.grad[0].eq(1).all()  # what left the picture is not judged
 
 
-def test_squared_error_is_the_mean_over_draws_and_pixels():
-    draws, target = normal(4, *SHAPE, seed=3), normal(*SHAPE, seed=4)
-    want = [(draws[:, i] - target[i]).square().mean() for i in range(SHAPE[0])]
-    torch.testing.assert_close(squared_error(draws, target), torch.stack(want))
+def test_squared_error_is_the_mean_over_pixels():
+    image, target = normal(*SHAPE, seed=3), normal(*SHAPE, seed=4)
+    want = [(image[i] - target[i]).square().mean() for i in range(SHAPE[0])]
+    torch.testing.assert_close(squared_error(image, target), torch.stack(want))
 
 
 def test_gradient_penalty_of_a_quadratic():
@@ -122,30 +162,42 @@ def test_variance_ratio_of_one_draw_is_refused():
         variance_ratio(normal(1, *SHAPE), uneven_std())
 
 
-def draws_with_variance(std: Tensor) -> Tensor:
-    """Two draws whose unbiased variance is std^2 exactly, at every pixel: (2, B, C, H, W)."""
-    return normal(*SHAPE, seed=3) + torch.stack([std, -std]) / math.sqrt(2)
+def draws_of(std: Tensor, seed: int = 3) -> Tensor:
+    """Four draws of N(0, std^2), (4, B, C, H, W)."""
+    return std * normal(4, *std.shape, seed=seed)
 
 
-def spread(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
-    return spread_loss(regional_variances(draws, std, pool))
+MANY = (400, 3, 16, 16)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0])
-def test_spread_loss_is_zero_at_equal_variances_and_positive_otherwise(scale):
-    std = uneven_std(scale)
-    assert spread(draws_with_variance(std), std).item() == pytest.approx(0, abs=1e-20)
-    assert spread(draws_with_variance(0.5 * std), std) > 0.1
-    assert spread(draws_with_variance(2 * std), std) > 0.1
-    # It compares regions of a batch, not pixels: the same variance in other places of a region is right too.
-    region_mean = reduce(std.square(), "b c (h p) (w q) -> h w", "mean", p=8, q=8).sqrt()
-    even = region_mean.repeat_interleave(8, 0).repeat_interleave(8, 1).expand(SHAPE)
-    assert spread(draws_with_variance(even), std).item() == pytest.approx(0, abs=1e-20)
+@pytest.mark.parametrize(("ratio", "want"), [(0.0, 1.0), (0.5, 0.25), (1.0, 0.0), (2.0, 1.0)])
+def test_spread_loss_is_the_square_of_the_relative_error_of_the_variance(ratio, want, scale):
+    std = scale * (0.3 * normal(*MANY)).exp()
+    found = spread_loss(draws_of(math.sqrt(ratio) * std), std)
+    assert found.shape == (400,)
+    assert found.mean().item() == pytest.approx(want, abs=5 * found.std().item() / 20 + 1e-9)
+
+
+def test_spread_loss_sees_that_half_of_the_images_are_deterministic_and_the_others_twice_as_loud():
+    std = 0.1 * (0.3 * normal(*MANY)).exp()
+    share = torch.where(torch.arange(400) % 2 == 0, 0.0, math.sqrt(2))[:, None, None, None].double()
+    draws = draws_of(share * std)
+    assert variance_ratio(draws, std).mean().item() == pytest.approx(1, abs=0.01)  # of all together nothing is wrong
+    assert spread_loss(draws, std).mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_spread_loss_compares_regions_of_an_image_not_pixels():
+    std = 0.1 * (0.3 * normal(*MANY)).exp()
+    region_mean = reduce(std.square(), "b c (h p) (w q) -> b 1 h w", "mean", p=8, q=8).sqrt()
+    even = region_mean.repeat_interleave(8, 2).repeat_interleave(8, 3).expand(MANY)
+    found = spread_loss(draws_of(even), std)
+    assert found.mean().item() == pytest.approx(0, abs=5 * found.std().item() / 20)
 
 
 def test_spread_loss_has_no_unit():
-    std, noise = uneven_std(), normal(2, *SHAPE, seed=4)
-    small, large = (spread(s * 0.3 * std * noise, s * std, pool=4) for s in (1e-3, 100.0))
+    std = uneven_std()
+    small, large = (spread_loss(draws_of(0.3 * s * std), s * std, pool=4) for s in (1e-3, 100.0))
     torch.testing.assert_close(small, large)
 
 
@@ -153,12 +205,12 @@ def test_spread_loss_has_no_unit():
 def test_spread_loss_pushes_the_spread_the_right_way(share, sign):
     share = torch.tensor(share, dtype=torch.float64, requires_grad=True)
     std = uneven_std()
-    (slope,) = torch.autograd.grad(spread(share * std * normal(2, *SHAPE, seed=4), std), share)
+    (slope,) = torch.autograd.grad(spread_loss(draws_of(share * std), std).mean(), share)
     assert slope * sign > 0  # a descent raises too small a spread and lowers too large a one
 
 
-def test_spread_loss_of_a_deterministic_denoiser_is_finite_with_finite_gradients():
-    draws = normal(*SHAPE).expand(2, *SHAPE).clone().requires_grad_()
-    loss = spread(draws, uneven_std())
+def test_spread_loss_of_a_deterministic_denoiser_is_one_with_finite_gradients():
+    draws = normal(*SHAPE).expand(4, *SHAPE).clone().requires_grad_()
+    loss = spread_loss(draws, uneven_std()).mean()
     loss.backward()
-    assert loss.isfinite() and draws.grad.isfinite().all()
+    assert loss.item() == pytest.approx(1) and draws.grad.isfinite().all()

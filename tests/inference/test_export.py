@@ -293,7 +293,7 @@ def test_fit_goes_on_from_an_export_with_new_optimizers_and_after_a_kill(exports
 def test_the_learning_rate_rises_again_from_an_export(exports):
     net = VAEConfig(4, PyramidConfig(**tiny.NET), PyramidConfig(**tiny.NET))
     new, late = (VAEModule(32, net, budget=960, warmup=0.1, decay=0.3) for _ in range(2))
-    late.take_over(*read_checkpoint(exports["vae"]), str(exports["vae"]))
+    late.load_export(*read_checkpoint(exports["vae"]), str(exports["vae"]))
     for images_seen in (0, 48, 96, 200):
         new.images_seen, late.images_seen = images_seen, BUDGET + images_seen
         assert late.scheduled_rate() == pytest.approx(new.scheduled_rate())

@@ -24,15 +24,16 @@ from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
 from models.gan.generator import Generator, GeneratorConfig
+from models.gan.objective import discriminator_objective
 from models.inference.pipeline import ROWS, load_pipeline, load_vae, part
 from models.training import GANModule, PlainGANModule
-from models.training.adversary import Scene
+from models.training.update import Update
 from models.vae.network import VAE, Decoder, VAEConfig
 from tests import tiny
 from tests.conftest import Trained
 from tests.test_train import error_of, folder_of_images, stopped, untrained_vae
 from tests.tiny import assert_equal_states
-from tests.training.test_recipes import STEP, TINY, Record, attached, fit, gan, moved, portraits, snapshot, watch
+from tests.training.test_recipes import STEP, TINY, Record, fit, gan, moved, portraits, snapshot, watch
 from tests.vae.test_networks import distribution, shaken
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -196,13 +197,16 @@ def test_the_l2_denoiser_forgets_its_noise_and_beats_the_sample(trained):
     assert moved(module, before) == {"denoiser", "ema"} and module.discriminator is None
 
 
-def test_the_l2_step_s_gradient_is_that_of_the_standardised_squared_error(trained):
-    module = attached(gan(trained, loss="l2", spread_weight=0.0))
-    p, real = distribution(32), torch.randn(2, 3, 32, 32)
-    draws = torch.randn(2, *p.mean.shape, requires_grad=True)
-    module.l2_loss(Scene(real, draws, p))[0].backward()
-    x, pixels = p.sample(real), draws.numel()
-    torch.testing.assert_close(draws.grad, 2 * (draws - x).detach() / p.std.square() / pixels)
+def test_the_l2_step_s_gradient_is_that_of_the_standardised_squared_error(trained, monkeypatch):
+    images, gradients, generate = distribution(32).mean[:1].repeat(STEP, 1, 1, 1).requires_grad_(), [], Denoiser.draws
+    monkeypatch.setattr(Denoiser, "draws", lambda net, noise, p: generate(net, noise, p) * 0 + images)
+    module, scenes = gan(trained, loss="l2", spread_weight=0.0, budget=STEP), []
+    made_scenes = module.scenes
+    monkeypatch.setattr(module, "scenes", lambda *args: scenes.extend(made_scenes(*args)) or scenes)
+    images.register_hook(gradients.append)
+    fit(module, portraits(trained), limit_val_batches=0)
+    p, x = scenes[0].p, scenes[0].p.sample(scenes[0].real)
+    torch.testing.assert_close(gradients[0], 2 * (images - x).detach() / p.std.square() / images.numel())
 
 
 @pytest.mark.parametrize("player", ["d", "g"])
@@ -210,8 +214,16 @@ def test_the_l2_step_s_gradient_is_that_of_the_standardised_squared_error(traine
 def test_each_player_of_a_control_gains_while_the_other_stands_still(trained, monkeypatch, name, player):
     record, module = Record(), made(trained, name, budget=12 * STEP, learning_rate=2e-3, penalty_weight=0.1)
     shaken(module.discriminator)
-    other = {"d": "generator_step", "g": "discriminator_step"}[player]
-    monkeypatch.setattr(module, other, lambda *args: {})
+    step, theirs = Update.step, module.player if player == "d" else module.discriminator
+
+    def unless_the_other_s(update: Update, unless: Tensor | None = None) -> None:
+        moves = update.optimizer.param_groups[0]["params"][0] is not next(theirs.parameters())
+        step(update, unless if moves else torch.tensor(True))
+        update.skipped = update.skipped & moves
+
+    monkeypatch.setattr(Update, "step", unless_the_other_s)
+    monkeypatch.setattr("models.training.divergence.PATIENCE", 100)
+    monkeypatch.setattr("models.training.image_module.PATIENCE", 100)
     fit(module, portraits(trained), record)
     losses = [step[f"train/{player}_loss"] for step in record.steps]
     assert all(map(math.isfinite, losses)) and sum(losses[-3:]) < 0.8 * sum(losses[:3])
@@ -224,15 +236,18 @@ def test_each_step_of_a_control_moves_its_own_network_alone(trained, monkeypatch
     before = snapshot(module)
     fit(module, portraits(trained))
     player = "generator" if name in PLAIN else "denoiser"
-    assert moves == [("discriminator_step", {"discriminator"}), ("generator_step", {player})] * 3
+    assert moves == [{"discriminator"}, {player}] * 3
     assert moved(module, before) == {"discriminator", player, "ema"}
     assert not any(value.requires_grad for value in module.ema.parameters())
 
 
 def test_a_plain_gan_is_penalised_by_its_loss(trained):
-    x, p = torch.randn(2, 3, 32, 32), distribution(32)
-    assert attached(plain()).penalties(x, x, p).keys() == {"r1", "r2"}
-    assert attached(plain(loss="classic")).penalties(x, x, p).keys() == {"r1"}
+    x, p, d = torch.randn(2, 3, 32, 32), distribution(32), plain().discriminator
+    penalties = {}
+    for loss in ("relativistic", "classic"):
+        _, terms = discriminator_objective(d, loss, x, x, p, 1.0)
+        penalties[loss] = terms.keys() & {"r1", "r2"}
+    assert penalties == {"relativistic": {"r1", "r2"}, "classic": {"r1"}}
 
 
 def test_a_plain_gan_s_residuals_are_images_from_minus_one_to_one(trained):

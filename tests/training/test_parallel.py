@@ -19,11 +19,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from models.core.errors import InputError
 from models.core.randomness import noise_of_images
 from models.inference import pipeline
-from models.training import recipe as base
-from models.training.recipe import ImageModule
-from models.training.update import number_of_pieces
+from models.training import image_module
+from models.training.image_module import ImageModule, number_of_pieces
 from tests import tiny
 from tests.conftest import Trained
 from tests.training.test_controls import plain
@@ -36,9 +36,9 @@ ROOT = Path(__file__).parent.parent.parent
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """New tensors, what networks end in, pixels, and noise of images."""
     monkeypatch.setattr(Tensor, "float", Tensor.double)
-    pixels = ImageModule.pixels
-    monkeypatch.setattr(ImageModule, "pixels", lambda module, batch: pixels(module, batch).double())
-    for user in (base, pipeline):
+    photographs = ImageModule.photographs
+    monkeypatch.setattr(ImageModule, "photographs", lambda module, batch: photographs(module, batch).double())
+    for user in (image_module, pipeline):
         monkeypatch.setattr(user, "noise_of_images", lambda *key: noise_of_images(*key).double())
     torch.set_default_dtype(torch.float64)
     yield
@@ -49,9 +49,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 RECIPES = {
     "vae": lambda trained, **clock: vae(**clock),
-    "vae, free bits": lambda trained, **clock: vae(free_bits=0.3, rate_warmup=0.0, **clock),
-    "vae, moments": lambda trained, **clock: vae(regulariser="moments", rate_warmup=0.0, **clock),
-    "vae, mmd": lambda trained, **clock: vae(regulariser="mmd", rate_warmup=0.0, likelihood="density", **clock),
+    "vae, density": lambda trained, **clock: vae(rate_warmup=0.0, likelihood="density", **clock),
     "vae, faithful": lambda trained, **clock: vae(gradient="faithful", **clock),
     "gan": lambda trained, **clock: gan(trained, **clock),
     "gan, moved": lambda trained, **clock: gan(trained, translate=0.2, **clock),
@@ -87,7 +85,8 @@ def test_pieces_equal_the_whole_batch(trained, float64, recipe):
     for record, most in zip(records, (None, 5), strict=True):  # four pieces of 4
         module = made(trained, recipe, 4)
         modules.append(fit(module, portraits(trained, micro_batch_size=most), record))
-    assert modules[1].pieces == 4 and modules[1].images_seen == 4 * STEP
+    batch = {"image": torch.zeros(STEP, 3, 32, 32)}
+    assert len(modules[1].pieces(batch)) == 4 and modules[1].images_seen == 4 * STEP
     assert_close(*(record.steps for record in records), where="steps")
     assert_close(*(dict(module.state_dict()) for module in modules), where="weights")
     states = ([o.state_dict() for o in module.trainer.optimizers] for module in modules)
@@ -95,7 +94,15 @@ def test_pieces_equal_the_whole_batch(trained, float64, recipe):
     assert_close(*(module.trainer.callback_metrics for module in modules), where="values")
 
 
-@pytest.mark.parametrize("recipe", ["vae, moments", "gan"])
+@pytest.mark.parametrize("settings", [{"free_bits": 0.3}, {"regulariser": "moments"}, {"regulariser": "mmd"}], ids=str)
+def test_a_loss_that_couples_the_images_of_a_batch_is_not_taken_in_pieces(trained, settings):
+    with pytest.raises(InputError, match=r"couples the images of a batch.*micro_batch_size \(5\)") as caught:
+        fit(vae(budget=STEP, **settings), portraits(trained, micro_batch_size=5))
+    assert "\n" not in str(caught.value)
+    fit(vae(budget=STEP, **settings), portraits(trained, micro_batch_size=STEP))  # one piece is the whole
+
+
+@pytest.mark.parametrize("recipe", ["vae", "gan"])
 def test_pieces_have_the_gradients_of_the_whole_in_half_precision_too(trained, recipe):
     norms = []
     for most in (None, 4):
@@ -183,21 +190,21 @@ def short(root: Path, stage: str, name: str, *options: str) -> tuple[dict[str, A
     return tiny.checkpoint(folder), json.loads((folder / "metrics.json").read_text())
 
 
-PARALLEL = {  # options of both runs, and the strategy: one stage 1 whose loss is no mean over images, and stage 2
-    "vae": (["--model.regulariser=moments", "--model.rate_warmup=0"], "ddp_fork"),
-    "gan": ([], "ddp_fork_find_unused_parameters_true"),
+NO_WARMUP = "--model.rate_warmup=0"
+PARALLEL = {  # the stage, options of both runs, pieces, and the strategy: losses that couple the images are not cut
+    "vae": ("vae", [NO_WARMUP], ["--data.micro_batch_size=2"], "ddp_fork"),  # 2 x 2 pieces of 2
+    "free bits": ("vae", ["--model.free_bits=0.3", NO_WARMUP], [], "ddp_fork"),
+    "moments": ("vae", ["--model.regulariser=moments", NO_WARMUP], [], "ddp_fork"),
+    "mmd": ("vae", ["--model.regulariser=mmd", NO_WARMUP], [], "ddp_fork"),
+    "gan": ("gan", [], ["--data.micro_batch_size=2"], "ddp_fork_find_unused_parameters_true"),
 }
 
 
-@pytest.mark.parametrize("stage", PARALLEL)
-def test_two_processes_in_pieces_equal_one(root, float64, stage):
-    options, strategy = PARALLEL[stage]
+@pytest.mark.parametrize("case", PARALLEL)
+def test_two_processes_in_pieces_equal_one(root, float64, case):
+    stage, options, pieces, strategy = PARALLEL[case]
     one, values = short(root, stage, "one", *options)
-    several = [
-        "--trainer.devices=2",
-        f"--trainer.strategy={strategy}",
-        "--data.micro_batch_size=2",
-    ]  # 2 x 2 pieces of 2
+    several = ["--trainer.devices=2", f"--trainer.strategy={strategy}", *pieces]
     two, values_of_two = short(root, stage, "two", *options, *several)
     assert one["degrain"]["images_seen"] == 32 and one["degrain"]["skipped_steps"] == 0
     for what in ("degrain", "state_dict", "optimizer_states"):

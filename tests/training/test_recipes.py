@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from data.datamodule import Portraits
 from data.drawing import REGIONS
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian
 from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.inference.pipeline import load_pipeline
 from models.training import GANModule, VAEModule
-from models.training.recipe import ImageModule
+from models.training.image_module import ImageModule
+from models.training.update import Update
 from models.vae.network import VAEConfig
 from tests.conftest import Trained
 
@@ -73,7 +74,7 @@ class Record(pl.Callback):
 def attached(module: ImageModule, world: int = 1) -> ImageModule:
     """The module with as much of a Trainer as its arithmetic needs."""
     module._fabric = None
-    module._trainer = SimpleNamespace(world_size=world, global_rank=0, should_stop=False)
+    module._trainer = SimpleNamespace(world_size=world, global_rank=0, should_stop=False, datamodule=None)
     return module
 
 
@@ -99,7 +100,7 @@ def test_the_discriminator_learns(trained):
 
 def test_the_spread_term_calms_a_denoiser_that_is_too_loud(trained):
     record = Record()
-    module = gan(trained, budget=25 * STEP, validate_every=25 * STEP, learning_rate=2e-3)
+    module = gan(trained, budget=25 * STEP, validate_every=25 * STEP, learning_rate=2e-3, spread_every=4)
     nn.init.normal_(module.denoiser.head[1].weight, std=0.5)
     fit(module, portraits(trained), record)
     ratio, spread = ([step[f"train/{name}"] for step in record.steps] for name in ("variance_ratio", "spread"))
@@ -107,27 +108,35 @@ def test_the_spread_term_calms_a_denoiser_that_is_too_loud(trained):
     assert sum(spread[-5:]) < 0.5 * sum(spread[:5])
 
 
-def test_only_every_so_many_steps_have_two_draws_of_each_z_and_a_term_so_many_times_as_heavy(trained, monkeypatch):
-    counts, draws = [], Denoiser.draws
+def test_only_every_so_many_steps_have_four_draws_of_each_z_and_a_term_so_many_times_as_heavy(trained, monkeypatch):
+    counts, draws, backward = [], Denoiser.draws, Update.backward
+
+    def weighed(update: Update, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        if "spread" in terms:
+            weighted = loss - terms["g_loss"].mean()
+            torch.testing.assert_close(weighted, 3 * 0.3 * terms["spread"].mean(), rtol=1e-3, atol=1e-5)
+        backward(update, loss, terms)
+
     monkeypatch.setattr(Denoiser, "draws", lambda net, noise, p: counts.append(len(noise)) or draws(net, noise, p))
-    module = gan(trained, budget=7 * STEP, validate_every=7 * STEP, ratio_draws=5, spread_every=3)
-    fit(module, portraits(trained))
-    assert [count for count in counts if count != 5] == [2, 1, 1, 2, 1, 1, 2]
-    p = Gaussian(torch.rand(STEP, 3, 32, 32), torch.full((STEP, 3, 32, 32), -2.0))
-    pair = p.mean + p.std * torch.randn(2, *p.mean.shape)
-    module.number_of_step = 3
-    weighted, terms = attached(module).beside(pair, p)
-    torch.testing.assert_close(weighted, 3 * module.spread_weight * terms["spread"])
+    monkeypatch.setattr(Update, "backward", weighed)
+    settings = {"ratio_draws": 5, "spread_every": 3, "spread_weight": 0.3}
+    fit(gan(trained, budget=7 * STEP, validate_every=7 * STEP, **settings), portraits(trained))
+    assert [count for count in counts if count != 5] == [4, 1, 1, 4, 1, 1, 4]
 
 
 def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained):
-    module = attached(gan(trained, translate=0.25))
-    scene = module.scene({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)})
-    assert scene.offsets.unique().numel() > 8 and scene.offsets.abs().max() <= 8
-    residual = (scene.draws[0] - scene.p.mean) / scene.p.std
-    sights = [(scene.positives, scene.real), (scene.negatives[:STEP], residual)]
-    sights += [(scene.condition.mean, scene.p.mean), (scene.condition.logstd, scene.p.logstd)]
-    for i, (down, right) in enumerate(scene.offsets.int().tolist()):
+    module, seen = attached(gan(trained, translate=0.25)), []
+    [scene] = module.scenes({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)}, 1)
+    shift = next(cell.cell_contents for cell in scene.critic.__closure__ if isinstance(cell.cell_contents, partial))
+    shift = shift.keywords["offsets"]
+    assert shift.unique().numel() > 8 and shift.abs().max() <= 8
+    module.discriminator.register_forward_pre_hook(lambda net, inputs: seen.append(inputs))
+    residual = scene.residual(scene.generate()[0])
+    for image in (scene.real, residual):
+        scene.critic(image, scene.p)
+    sights = [(seen[0][0], scene.real), (seen[1][0], residual)]
+    sights += [(p.mean, scene.p.mean) for _, p in seen] + [(p.logstd, scene.p.logstd) for _, p in seen]
+    for i, (down, right) in enumerate(shift.int().tolist()):
         inside = [slice(max(0, by), 32 + min(0, by)) for by in (down, right)]
         before = [slice(max(0, -by), 32 - max(0, by)) for by in (down, right)]
         for seen, whole in sights:
@@ -171,23 +180,17 @@ def test_stage_2_moves_both_networks_and_the_average_and_neither_vae_nor_prior(t
     assert optimised[0] == nets[0] and optimised[1] == nets[1]
 
 
-def watch(module: ImageModule, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
-    """What each step of D and of G will have moved, in the order of the steps, as the module trains."""
-    moves: list[tuple[str, set[str]]] = []
+def watch(module: ImageModule, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Note the parts that each optimizer step moves, in the order of the steps, as the module trains."""
+    moves: list[set[str]] = []
+    step = Update.step
 
-    def watched(name: str):
-        step = getattr(module, name)
+    def watched(update: Update, unless: Tensor | None = None) -> None:
+        before = snapshot(module)
+        step(update, unless)
+        moves.append(moved(module, before))
 
-        def run(*args):
-            before = snapshot(module)
-            terms = step(*args)
-            moves.append((name, moved(module, before)))
-            return terms
-
-        monkeypatch.setattr(module, name, run)
-
-    watched("discriminator_step")
-    watched("generator_step")
+    monkeypatch.setattr(Update, "step", watched)
     return moves
 
 
@@ -196,7 +199,7 @@ def test_each_step_moves_its_own_network_alone(trained, monkeypatch, penalty_eve
     module = gan(trained, budget=3 * STEP, penalty_every=penalty_every)
     moves = watch(module, monkeypatch)
     fit(module, portraits(trained))
-    assert moves == [("discriminator_step", {"discriminator"}), ("generator_step", {"denoiser"})] * 3
+    assert moves == [{"discriminator"}, {"denoiser"}] * 3
     assert all(value.requires_grad for value in module.discriminator.parameters())
 
 
@@ -206,10 +209,10 @@ def test_the_average_follows_the_denoiser_with_its_half_life_in_images(trained):
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: GANModule, *_) -> None:
             now, keep = module.denoiser.state_dict(), 0.5 ** (STEP / 24)
-            old = self.average or now  # the first step starts it
-            self.average = {name: keep * old[name] + (1 - keep) * now[name] for name in now}
+            self.average = {name: keep * self.average[name] + (1 - keep) * now[name] for name in now}
 
     module, follow = gan(trained, ema_images=24), Follow()
+    follow.average = snapshot(module.denoiser)
     fit(module, portraits(trained), follow)
     torch.testing.assert_close(dict(module.ema.module.state_dict()), follow.average)
     assert moved(module.ema.module, dict(module.denoiser.state_dict()))
@@ -218,18 +221,22 @@ def test_the_average_follows_the_denoiser_with_its_half_life_in_images(trained):
 # --- the clock and its schedules
 
 
+def rate_of(module: ImageModule) -> float:
+    return module.schedule.rate(module.images_seen, module.warm_from)
+
+
 def test_the_rate_warms_up_stays_and_falls_as_a_cosine():
     module = vae(budget=1000, learning_rate=2.0, warmup=0.1, decay=0.4)
     rates = {}
     for module.images_seen in range(0, 1101, 50):
-        rates[module.images_seen] = module.scheduled_rate()
+        rates[module.images_seen] = rate_of(module)
     assert 0 < rates[0] < 0.03 and rates[50] == pytest.approx(1.0, rel=0.02)
     assert all(rates[n] == 2.0 for n in range(100, 601, 50))
     for n in range(600, 1001, 50):
         assert rates[n] == pytest.approx(1 + math.cos(math.pi * (n - 600) / 400))
     assert rates[1000] == rates[1100] == pytest.approx(0)
     constant = vae(budget=1000, learning_rate=2.0, warmup=0, decay=0)
-    assert {constant.scheduled_rate() for constant.images_seen in (0, 500, 1000)} == {2.0}
+    assert {rate_of(constant) for constant.images_seen in (0, 500, 1000)} == {2.0}
 
 
 def test_every_optimiser_follows_the_schedule(trained):
@@ -237,7 +244,7 @@ def test_every_optimiser_follows_the_schedule(trained):
     module = fit(gan(trained, warmup=0.2, decay=0.5), portraits(trained), record)
     for step in record.steps:
         module.images_seen = step["images_seen"] - STEP
-        assert step["rate0"] == step["rate1"] == module.scheduled_rate()
+        assert step["rate0"] == step["rate1"] == rate_of(module)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 4.0])
@@ -247,7 +254,7 @@ def test_the_weight_of_the_rate_rises_for_its_share_and_stays(weight):
     x, weights = torch.rand(2, 3, 32, 32), {}
     for n in (0, 50, 100, 200, 600, 990):
         module.images_seen = n
-        loss, terms, _ = module.loss(x, module.train_rng())
+        loss, terms = module.loss(x, module.noise())
         weights[n] = ((loss - terms["distortion"].mean()) / terms["rate"].mean()).item() / weight
     assert weights == pytest.approx({0: 0, 50: 0.25, 100: 0.5, 200: 1, 600: 1, 990: 1}, abs=1e-3)
 
@@ -257,7 +264,7 @@ def test_noise_depends_on_seed_and_images_seen_alone():
         module = attached(vae(seed=seed))
         module.images_seen = seen
         torch.rand(seen % 7)  # the global stream is no part of it
-        return module.normal((4, 5), module.train_rng())
+        return module.noise().normal(4, 5)
 
     assert torch.equal(noise(48), noise(48))
     assert not torch.equal(noise(48), noise(64)) and not torch.equal(noise(48), noise(48, seed=1))
@@ -285,10 +292,10 @@ def test_legs_end_at_multiples_of_validate_every(trained, every, validations):
 
 def test_images_are_counted_over_all_processes():
     module = attached(vae(), world=3)
-    module.tick({"image": torch.zeros(4, 3, 32, 32)})
+    module.count_images({"image": torch.zeros(4, 3, 32, 32)})
     assert module.images_seen == 12 and not module.trainer.should_stop
-    module.images_seen = module.budget - 12
-    module.tick({"image": torch.zeros(4, 3, 32, 32)})
+    module.images_seen = module.schedule.budget - 12
+    module.count_images({"image": torch.zeros(4, 3, 32, 32)})
     assert module.trainer.should_stop
 
 
@@ -343,7 +350,7 @@ def test_held_out_values_are_means_over_images_and_not_over_batches(trained):
     data = portraits(trained)  # 20 held-out images in batches of 12 and 8
     module = fit(vae(), data)
     x = held_out(data)
-    mean = module.pipeline().reconstruct(module.seed, range(20), x)["mean"]
+    mean = module.pipeline().reconstruct(module.schedule.seed, range(20), x)["mean"]
     got, want = module.trainer.callback_metrics, (mean - x).square().mean()
     torch.testing.assert_close(got["val/squared_error"], want, rtol=1e-5, atol=0)
     torch.testing.assert_close(got["val/rmse"], want.sqrt(), rtol=1e-5, atol=0)

@@ -47,16 +47,16 @@ def made(monkeypatch: pytest.MonkeyPatch, net: VAEConfig = NET, **settings: Any)
 def gradients(module: VAEModule, half: str) -> dict[str, Tensor]:
     """Of the training loss, by the parameters of the encoder or the decoder."""
     module.vae.zero_grad()
-    module.loss(photographs().double(), module.train_rng())[0].backward()
+    module.loss(photographs().double(), module.noise())[0].backward()
     return {name: w.grad.clone() for name, w in getattr(module.vae, half).named_parameters()}
 
 
 def drawn(module: VAEModule, likelihood: str) -> tuple[Gaussian, Tensor, Tensor]:
     """The step's q(z|x), z, and what the likelihood is of, by the module's stream of noise."""
-    x, rng = photographs().double(), module.train_rng()
+    x, noise = photographs().double(), module.noise()
     q = module.vae.encode(x)
-    z = q.sample(module.normal(q.mean.shape, rng))
-    return q, z, x if likelihood == "bin" else dequantised(x, module.uniform(x.shape, rng))
+    z = q.sample(noise.normal(*q.mean.shape))
+    return q, z, x if likelihood == "bin" else dequantised(x, noise.uniform(*x.shape))
 
 
 # --- the decoder's gradient
@@ -100,7 +100,7 @@ def own_rows_of_the_std(name: str, of_mean: Tensor, of_nll: Tensor, std: str) ->
 @pytest.mark.parametrize("gradient", ["beta-nll", "faithful"])
 def test_what_is_logged_is_true_whatever_is_minimised(monkeypatch, gradient):
     modules = made(monkeypatch), made(monkeypatch, gradient=gradient)
-    plain, variant = (module.loss(photographs().double(), module.train_rng())[1] for module in modules)
+    plain, variant = (module.loss(photographs().double(), module.noise())[1] for module in modules)
     torch.testing.assert_close(variant, plain)
 
 
@@ -109,7 +109,7 @@ def test_what_is_logged_is_true_whatever_is_minimised(monkeypatch, gradient):
 
 def test_the_density_trains_on_dequantised_pixels(monkeypatch):
     module = made(monkeypatch, likelihood="density")
-    _, terms, _ = module.loss(photographs().double(), module.train_rng())
+    _, terms = module.loss(photographs().double(), module.noise())
     _, z, x = drawn(module, "density")
     torch.testing.assert_close(terms["distortion"], -log_level_density(module.vae.decode(z), x).sum((1, 2, 3)))
 
@@ -131,7 +131,7 @@ def test_held_out_terms_are_the_same_whatever_is_trained_on(settings):
 
 def rate_term(module: VAEModule) -> float:
     """What the loss has beside the distortion."""
-    loss, terms, _ = module.loss(photographs().double(), module.train_rng())
+    loss, terms = module.loss(photographs().double(), module.noise())
     return (loss - terms["distortion"].mean()).item()
 
 
@@ -140,19 +140,19 @@ def test_free_bits_floor_each_latent_s_kl(monkeypatch):
     kl = kl_to_standard_normal(drawn(module, "bin")[0]).mean(0)
     assert kl.min() < 0.4 < kl.max()
     assert rate_term(module) == pytest.approx(kl.clamp(min=0.4).sum().item())
-    _, terms, _ = module.loss(photographs().double(), module.train_rng())
+    _, terms = module.loss(photographs().double(), module.noise())
     assert terms["rate"].mean().item() == pytest.approx(kl.sum().item())
 
 
 @pytest.mark.parametrize("regulariser", ["moments", "mmd"])
 def test_another_regulariser_takes_the_rate_s_place(monkeypatch, regulariser):
     module = made(monkeypatch, regulariser=regulariser, regulariser_weight=3.0)
-    rng = module.train_rng()
+    noise = module.noise()
     q = module.vae.encode(photographs().double())
-    z = q.sample(module.normal(q.mean.shape, rng))
-    wants = {"moments": kl_of_moments(*mixture_moments(q)), "mmd": mmd_in_nats(z, module.normal(z.shape, rng).double())}
+    z = q.sample(noise.normal(*q.mean.shape))
+    wants = {"moments": kl_of_moments(*mixture_moments(q)), "mmd": mmd_in_nats(z, noise.normal(*z.shape).double())}
     assert rate_term(module) == pytest.approx(3 * wants[regulariser].item())
-    _, terms, _ = module.loss(photographs().double(), module.train_rng())
+    _, terms = module.loss(photographs().double(), module.noise())
     assert terms["regulariser"].item() == pytest.approx(wants[regulariser].item())
     torch.testing.assert_close(terms["rate"], kl_to_standard_normal(q).sum(1))
 
@@ -161,7 +161,7 @@ def test_another_regulariser_takes_the_rate_s_place(monkeypatch, regulariser):
 def test_many_latents_and_few_images_have_a_finite_gradient(regulariser):
     module = attached(vae(replace(NET, latent=64), regulariser=regulariser, rate_warmup=0.0))
     torch.nn.init.constant_(module.vae.encoder.layers[-1].bias[64:], -6)  # posteriors of std 0.002
-    module.loss(photographs(), module.train_rng())[0].backward()
+    module.loss(photographs(), module.noise())[0].backward()
     assert all(w.grad.isfinite().all() for w in module.vae.parameters())
 
 

@@ -12,7 +12,7 @@ from models.core.gaussian import Gaussian, kl_to_standard_normal, log_bin_probab
 from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
-from models.gan.objective import gradient_penalty, relativistic_loss
+from models.gan.objective import discriminator_objective, generator_objective
 from models.inference.pipeline import ROWS, Card, Pipeline, load_pipeline, load_vae, read_checkpoint
 from models.vae.latent_prior import LatentPrior
 from models.vae.network import VAE, VAEConfig
@@ -139,13 +139,11 @@ def test_a_training_step_of_the_vae(size):
 @pytest.mark.parametrize("size", [128, 256])
 def test_a_training_step_of_the_gan(size):
     denoiser, discriminator, p = shaken(Denoiser(size, TINY)), shaken(Discriminator(size, TINY)), distribution(size)
-    real, noise = torch.randn_like(p.mean).requires_grad_(), torch.randn_like(p.mean)
+    real, noise = torch.randn_like(p.mean), torch.randn_like(p.mean)
     fake = (denoiser(noise, p) - p.mean) / p.std
-    logits = discriminator(real, p)
-    d_loss = relativistic_loss(logits, discriminator(fake.detach(), p)) + gradient_penalty(logits, real)
-    d_loss.mean().backward()
+    discriminator_objective(discriminator, "relativistic", real, fake, p, 1.0)[0].backward()
     discriminator.requires_grad_(False)
-    relativistic_loss(discriminator(fake, p), logits.detach()).mean().backward()
+    generator_objective(discriminator, "relativistic", real, fake, p)[0].backward()
     gradients = {
         f"{net._get_name()}.{name}": w.grad for net in (denoiser, discriminator) for name, w in net.named_parameters()
     }

@@ -1,0 +1,66 @@
+"""The schedule of a run, counted in images."""
+
+import math
+from dataclasses import dataclass
+
+from models.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that depends on the number of images seen.
+
+    Args:
+        budget: training images to see in all; warmup and decay are shares of it. A larger budget continues a finished
+            run.
+        validate_every: images between validations.
+        learning_rate: Adam's, after the warm-up.
+        warmup: share of the budget over which the learning rate rises from 0.
+        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
+        seed: of all noise in training and validation.
+
+    Raises:
+        InputError: a budget, interval, share, rate or seed out of range.
+    """
+
+    budget: int = 400_000
+    validate_every: int = 40_000
+    learning_rate: float = 1e-3
+    warmup: float = 0.01
+    decay: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.budget < 1 or self.validate_every < 1:
+            raise InputError(
+                f"model: budget ({self.budget}) and validate_every ({self.validate_every}) must be at least 1 image"
+            )
+        if not (0 <= self.warmup and 0 <= self.decay and self.warmup + self.decay <= 1):
+            raise InputError(
+                f"model: warmup ({self.warmup}) and decay ({self.decay}) are shares of the budget: at most 1 together"
+            )
+        if not 0 < self.learning_rate < math.inf or self.seed < 0:
+            raise InputError(
+                f"model: learning_rate ({self.learning_rate}) must be positive and finite and seed ({self.seed}) not "
+                f"negative"
+            )
+
+    def progress(self, images_seen: int) -> float:
+        """Return the share of the budget that has been seen, from 0 to 1."""
+        return min(1.0, images_seen / self.budget)
+
+    def leg_end(self, images_seen: int) -> int:
+        """Return the number of images seen at the next validation."""
+        return min(self.budget, (images_seen // self.validate_every + 1) * self.validate_every)
+
+    def rate(self, images_seen: int, warm_from: int = 0) -> float:
+        """Return the learning rate: a linear rise from `warm_from` on, constant, a half cosine down to 0."""
+        progress = self.progress(images_seen)
+        rise = min(1.0, (progress - warm_from / self.budget + 1e-3) / (self.warmup + 1e-3))
+        fall = max(0.0, (progress - (1 - self.decay)) / self.decay) if self.decay else 0.0
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+def warmed_up(progress: float, share: float) -> float:
+    """Return a weight that rises linearly from 0 to 1 over the first `share` of the budget; 1 without a share."""
+    return min(1.0, progress / share) if share else 1.0
