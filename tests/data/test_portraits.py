@@ -24,9 +24,9 @@ def test_shapes_and_types(size):
         "regions": (size, size),
     }
     assert all(array.dtype == np.uint8 for array in face.values())
-    portrait = draw_portrait(np.random.default_rng(0), size)
-    assert portrait.image.dtype == np.float32 and 0 <= portrait.image.min() and portrait.image.max() <= 1
-    assert portrait.regions.max() < len(REGIONS)
+    image, regions = draw_portrait(np.random.default_rng(0), size)
+    assert image.dtype == np.float32 and 0 <= image.min() and image.max() <= 1
+    assert regions.max() < len(REGIONS)
 
 
 def test_face_depends_on_seed_and_item_alone():
