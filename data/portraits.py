@@ -1,9 +1,9 @@
-"""Portraits: faces drawn by our own code, the data set that needs no download.
+"""Draw portraits: faces by numpy from one random generator, a data set that needs no download.
 
     source = PortraitSource(count=20_000, seed=0)
     source.read(item=17, size=64)["image"]  # (64, 64, 3) uint8: face 17 of seed 0, the same in every process
 
-`regions` says which pixel is which, and `noise=` plants Gaussian noise of a known std on each region.
+`regions` holds the region of each pixel, and `noise=` plants Gaussian noise of a known std on each region.
 """
 
 import hashlib
@@ -51,17 +51,17 @@ def draw_portrait(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.n
 
 
 def planted_std(regions: np.ndarray, noise: dict[str, float]) -> np.ndarray:
-    """The std map (H, W) float32, in units of [0, 1], that `noise` plants on `regions` (H, W)."""
+    """Return the std map (H, W) float32, in units of [0, 1], that `noise` plants on `regions` (H, W)."""
     return np.array([noise.get(name, 0) for name in REGIONS], np.float32)[regions]
 
 
 class PortraitSource(NumberedSource):
-    """Drawn faces, as many as wanted. Face i of a seed is the same person at every size and for every count.
+    """Draw any number of faces. Face i of a seed is the same person at every size and for every count.
 
-    With `noise`, the pixels of each region get independent Gaussian noise of a known std. To keep clipping
-    out of it, the clean picture is first compressed into [m, 1 - m], m = 4 times the largest std: a pixel at
-    those bounds leaves [0, 1] only 3 times in 100,000. The noise is added to the 8-bit clean picture, then
-    rounded. In levels, image - clean has variance (255 std)^2 + 1/12 if 255 std > 1/2; it is 0 if std = 0.
+    With `noise`, the pixels of each region get independent Gaussian noise of a known std. To prevent clipping, the
+    clean image is first compressed into [m, 1 - m], m = 4 times the largest std: a pixel at those bounds leaves [0, 1]
+    only 3 times in 100,000. The noise is added to the 8-bit clean image, and the sum is rounded. In levels,
+    image - clean has variance (255 std)^2 + 1/12 if 255 std > 1/2; it is 0 if std = 0.
 
     Args:
         count: Faces to train on.
@@ -89,11 +89,11 @@ class PortraitSource(NumberedSource):
         self.name = f"portraits-s{seed}" + (f"-noise-{digest[:8]}" if noise else "")
 
     def fingerprint(self, split: str) -> str:
-        """Everything that decides the pixels of `split`, as one line of JSON."""
+        """Return all that the pixels of `split` depend on as one line of JSON."""
         return json.dumps(["portraits", VERSION, self.seed, len(self.items(split)), self.noise])
 
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:
-        """Face `item`, uint8: "image" (size, size, 3), "regions" (size, size); with noise also "clean"."""
+        """Return face `item`, uint8: "image" (size, size, 3), "regions" (size, size); with noise also "clean"."""
         if size < MIN_SIZE:
             raise InputError(f"portraits: size {size} is below {MIN_SIZE}, the smallest that shows a face")
         image, regions = draw_portrait(np.random.default_rng([self.seed, item, 0]), size)
@@ -108,5 +108,5 @@ class PortraitSource(NumberedSource):
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
-    """[0, 1] to the nearest of 256 levels, uint8."""
+    """Round [0, 1] to the nearest of 256 levels, uint8."""
     return np.rint(255 * image).astype(np.uint8)
