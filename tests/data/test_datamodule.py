@@ -1,4 +1,4 @@
-"""The data modules that configs name."""
+"""Test the data modules that configs name."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from models.core.errors import InputError
 
 
 class Recorder(pl.LightningModule):
-    """Counts images as the real modules do and keeps the indices that it is given."""
+    """Count images as the real modules do, and record the indices of the batches."""
 
     def __init__(self, leg_end, images_seen=0):
         super().__init__()
@@ -68,13 +68,13 @@ def image_folder(folder, **options):
     return ImageFolder(root=str(folder), **common, **options)
 
 
-def test_fit_sees_the_stream_up_to_the_end_of_the_leg_and_goes_on_where_it_was(folder):
+def test_fit_stops_at_leg_end_and_continues_the_stream_from_images_seen(folder):
     whole, first = Recorder(leg_end=30), Recorder(leg_end=12)
     trainer().fit(whole, datamodule=image_folder(folder))
     trainer().fit(first, datamodule=image_folder(folder))
     second = Recorder(leg_end=30, images_seen=first.images_seen)
     trainer().fit(second, datamodule=image_folder(folder))
-    assert whole.images_seen == 32  # the last batch is a whole one
+    assert whole.images_seen == 32  # the last batch is complete
     assert sorted(whole.seen["train"][:10]) == list(range(10))
     assert first.seen["train"] + second.seen["train"] == whole.seen["train"]
     assert whole.seen["valid"] == list(range(5))
@@ -88,7 +88,7 @@ def test_validation_and_test_see_every_image_once_in_order(folder):
 
 
 def one_of_two(folder: Path, rank: int, **settings: int) -> ImageFolder:
-    """The data module of one of two processes, ready to validate."""
+    """Return the data module of one of two processes, ready to validate."""
     data = image_folder(folder, **settings)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
@@ -96,7 +96,7 @@ def one_of_two(folder: Path, rank: int, **settings: int) -> ImageFolder:
     return data
 
 
-def test_processes_share_out_validation(folder):
+def test_processes_share_validation(folder):
     seen = [batch["index"].tolist() for rank in (0, 1) for batch in one_of_two(folder, rank).val_dataloader()]
     assert seen == [[0, 2], [4], [1, 3]]
 
@@ -119,7 +119,7 @@ def test_describe_is_plain_and_complete(folder):
     }
 
 
-def test_training_images_can_be_opened_in_a_test_and_asked_for_by_number(folder):
+def test_training_images_can_be_opened_in_a_test_and_loaded_by_number(folder):
     data = image_folder(folder)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     data.setup("test")
@@ -130,12 +130,12 @@ def test_training_images_can_be_opened_in_a_test_and_asked_for_by_number(folder)
     assert torch.equal(batches[0]["image"][0], torch.from_numpy(whole[7].copy()).permute(2, 0, 1))
 
 
-def test_a_source_without_training_images_says_so(tmp_path):
+def test_a_source_without_training_images_is_reported(tmp_path):
     data = MaskedImages(root=str(tmp_path / "faces.npz"), size=32, cache=str(tmp_path))
     assert "for `validate` and `test` only" in data.open_train() and "train" not in data.datasets
 
 
-def test_identity_follows_the_images_of_a_split(folder):
+def test_identity_changes_with_the_images_of_a_split(folder):
     def identities(**options) -> set[str]:
         data = image_folder(folder, **options)
         data.setup("test")
@@ -146,10 +146,10 @@ def test_identity_follows_the_images_of_a_split(folder):
     assert len(before) == 2 and identities() == before and not identities(crop="none") & before
     image = next(path for path in sorted(folder.rglob("*.png")) if "valid" in path.parts)
     os.utime(image, (0, 0))
-    assert len(identities() & before) == 1  # training is as it was
+    assert len(identities() & before) == 1  # the training split is unchanged
 
 
-def test_portraits_bring_their_regions(tmp_path):
+def test_portraits_come_with_regions(tmp_path):
     data = Portraits(count=4, valid_count=2, size=32, cache=str(tmp_path), noise={"skin": 0.05})
     data.setup("fit")
     batch = data.datasets["train"].__getitems__([0, (1, True)])
@@ -158,7 +158,7 @@ def test_portraits_bring_their_regions(tmp_path):
     assert data.describe()["images"] == {"train": 4, "valid": 2}
 
 
-def test_wrong_input_is_a_data_error_when_the_data_is_needed(tmp_path):
+def test_wrong_input_is_refused_when_the_data_is_needed(tmp_path):
     for data in (CelebA(root=str(tmp_path / "nowhere")), ImageFolder(root=str(tmp_path / "nowhere"))):
         with pytest.raises(InputError, match="nowhere"):
             data.setup("fit")

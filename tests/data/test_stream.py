@@ -1,4 +1,4 @@
-"""The stream of training images, and batches from cached arrays."""
+"""Test the stream of training images, and batches from cached arrays."""
 
 import itertools
 
@@ -38,14 +38,14 @@ def test_each_image_once_per_n_positions():
 
 
 @pytest.mark.parametrize("batch_size", [4, 20])  # smaller and larger than the data set
-def test_processes_share_out_the_same_batches(batch_size):
+def test_processes_share_the_same_batches(batch_size):
     alone = stream(batch_size=batch_size)
     shares = [stream(batch_size=batch_size, rank=rank, world=2) for rank in range(2)]
     assert alone == [flat(zip(first, second, strict=True)) for first, second in zip(*shares, strict=True)]
 
 
 @pytest.mark.parametrize(("start", "stop", "batches"), [(0, 12, 3), (0, 13, 4), (5, 12, 2), (12, 12, 0), (13, 12, 0)])
-def test_length_is_the_batches_to_come_and_all_are_whole(start, stop, batches):
+def test_length_counts_the_batches_left_and_all_are_complete(start, stop, batches):
     assert len(ShuffledStream(7, 4, start, stop, 0, True)) == batches
     assert [len(batch) for batch in stream(start, stop)] == [4] * batches
 
@@ -74,7 +74,7 @@ def arrays(count=6, size=4):
     return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
 
 
-def test_batch_is_channels_first_uint8_in_the_order_asked_for():
+def test_batch_is_channels_first_uint8_in_the_requested_order():
     cache = arrays()
     batch = CachedImages(cache).__getitems__([4, 0, (2, False)])
     assert batch["index"].tolist() == [4, 0, 2]
@@ -84,7 +84,7 @@ def test_batch_is_channels_first_uint8_in_the_order_asked_for():
     assert np.array_equal(batch["regions"].numpy(), cache["regions"][[4, 0, 2]])
 
 
-def test_a_flip_turns_all_arrays_and_leaves_the_cache():
+def test_a_flip_mirrors_all_arrays_and_leaves_the_cache():
     cache, before = arrays(), arrays()
     batch = CachedImages(cache).__getitems__([(1, True), (1, False)])
     for name in cache:
