@@ -77,11 +77,7 @@ class CelebASource:
                 f"CelebA: {len(missing):,} of {len(named):,} images missing under {self.images.path} "
                 f"(first: {missing[0]}); pass --data.partial true to train on the rest"
             )
-        splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-        for name, split in named:
-            if name in present:
-                splits[split].append(name)
-        return splits
+        return {split: [name for name, s in named if s == split and name in present] for split in SPLITS.values()}
 
     def _partition(self) -> list[tuple[str, str]]:
         """Return (file name, split) for each line of the partition file."""

@@ -134,9 +134,8 @@ class FolderSource:
     def _splits(self) -> dict[str, list[str]]:
         """Return the relative paths, sorted, by split."""
         if self._has_splits:
-            splits = {
-                split: self._images(split) for split in ("train", "valid", "test") if (self.root / split).is_dir()
-            }
+            present = [split for split in ("train", "valid", "test") if (self.root / split).is_dir()]
+            splits = {split: self._images(split) for split in present}
         else:
             splits = {"train": [], "valid": []}
             for name in self._images("."):
