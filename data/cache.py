@@ -1,4 +1,4 @@
-"""Images decoded, cropped and resized once into memory-mapped uint8 arrays; training reads only these."""
+"""Decode, crop and resize images once into memory-mapped uint8 arrays; training reads only these."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,42 +17,42 @@ from tqdm import tqdm
 
 from models.core.errors import InputError
 
-FORMAT = 1  # raise it when what a cache holds changes, the resampling filter included
+FORMAT = 1  # raise it when the contents of a cache change, the resampling filter included
 WORKERS = min(8, os.cpu_count() or 1)
-IN_FLIGHT = 64  # decoded images held at once, whatever the size of the data set
+IN_FLIGHT = 64  # most decoded images in memory at once
 
 
 class Source(Protocol):
-    """Where images come from. Knows no cache; reads one image at a time, from several threads.
+    """Provide images one at a time, to several threads; a source knows nothing of the cache.
 
     Attributes:
-        name: What the cache folder is called after; tells source, place and crop.
-        converted: What had to be done so that images could be used, a word each; `read` adds to it.
+        name: Names the source, its place and its crop; the cache folder's name begins with it.
+        converted: The conversions made so far, as a list of words such as "grey"; `read` appends to it.
     """
 
     name: str
     converted: Sequence[str]
 
     def items(self, split: str) -> Sequence[Any]:
-        """The images of "train", "valid" or "test", in a fixed order. InputError if there are none."""
+        """Return keys of the images of "train", "valid" or "test", in a fixed order. InputError if there are none."""
         ...
 
     def fingerprint(self, split: str) -> str:
-        """A hash over what would change the pixels: files' names, sizes, times; options. Opens no file."""
+        """Return a hash of all that the pixels depend on: files' names, sizes, times; options. Opens no file."""
         ...
 
     def read(self, item: Any, size: int) -> dict[str, np.ndarray]:
-        """{"image": (size, size, 3)} and whatever belongs to it, uint8. InputError for a bad image."""
+        """Return {"image": (size, size, 3)} and the arrays that belong to it, uint8. InputError for a bad image."""
         ...
 
 
 def cached_arrays(
     source: Source, split: str, size: int, directory: str | Path, skip_corrupt: bool = False
 ) -> dict[str, np.ndarray]:
-    """The split as memory-mapped uint8 arrays {"image": (N, size, size, 3), ...}, built first if need be.
+    """Return the split as memory-mapped uint8 arrays {"image": (N, size, size, 3), ...}; build them if necessary.
 
-    They lie in directory/NAME-SPLIT-SIZE/, one .npy each, with cache.json. One process builds, others wait.
-    With skip_corrupt, bad images are left out and counted; otherwise the first one is a InputError.
+    They lie in directory/NAME-SPLIT-SIZE/, one .npy each, with cache.json. One process builds, the others wait.
+    With skip_corrupt, bad images are left out and counted; otherwise the first one raises InputError.
     """
     folder = Path(directory) / f"{source.name}-{split}-{size}"
     try:
@@ -75,11 +76,11 @@ def cached_arrays(
 
 
 class _Unusable(Exception):
-    """Why a cache on disk will not do."""
+    """Say why a cache on disk cannot be used."""
 
 
 def _open(folder: Path, fingerprint: str, skip_corrupt: bool) -> dict[str, np.ndarray]:
-    """The arrays of a whole and current cache; _Unusable for any other."""
+    """Return the arrays of a complete and current cache; raise _Unusable for any other."""
     try:
         about = json.loads((folder / "cache.json").read_text())
         if about["format"] != FORMAT:
@@ -97,9 +98,9 @@ def _open(folder: Path, fingerprint: str, skip_corrupt: bool) -> dict[str, np.nd
 
 
 def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str, skip_corrupt: bool) -> None:
-    """Writes the cache under a temporary name, then renames it: a kill at any point leaves no half cache."""
+    """Write the cache under a temporary name, then rename it: a kill at any point leaves no incomplete cache."""
     partial, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
-    items, already = source.items(split), len(source.converted)
+    items, converted_before = source.items(split), len(source.converted)
     for left_by_a_kill in (partial, old):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     partial.mkdir()
@@ -118,40 +119,36 @@ def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str
     if about["skipped"]:
         left_out = f"{len(about['skipped']):,} of {len(items):,} images (first: {about['skipped'][0]})"
         print(f"cache: {folder} leaves out {left_out}", flush=True)
-    if kinds := Counter(source.converted[already:]):
+    if kinds := Counter(source.converted[converted_before:]):
         made = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
         print(f"cache: {folder}: of {len(items):,} images, made plain RGB: {made}", flush=True)
 
 
 def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrupt: bool) -> dict[str, Any]:
-    """Writes one .npy for each array that the source gives; returns its part of cache.json."""
+    """Write one .npy for each array of the source; return this function's part of cache.json."""
     writers: dict[str, _NpyWriter] = {}
     skipped = []
     bar = tqdm(items, f"cache {folder.stem}", unit=" images", file=sys.stdout)
-    try:
-        with bar as progress, ThreadPoolExecutor(WORKERS) as pool:
-            for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):
-                try:
-                    arrays = decoded.result()
-                except InputError as error:
-                    if not skip_corrupt:
-                        raise InputError(f"{error}; --data.skip_corrupt true leaves such out") from error
-                    skipped.append(str(item))
-                    continue
-                for name, array in arrays.items():
-                    if name not in writers:
-                        writers[name] = _NpyWriter(folder / f"{name}.npy", array.shape)
-                    writers[name].append(array)
-        if not writers:
-            raise InputError(f"{source.name}: none of its {len(items):,} images is readable; check --data")
-    finally:
-        for writer in writers.values():
-            writer.close()
+    with ExitStack() as files, bar as progress, ThreadPoolExecutor(WORKERS) as pool:
+        for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):
+            try:
+                arrays = decoded.result()
+            except InputError as error:
+                if not skip_corrupt:
+                    raise InputError(f"{error}; --data.skip_corrupt true leaves such out") from error
+                skipped.append(str(item))
+                continue
+            for name, array in arrays.items():
+                if name not in writers:
+                    writers[name] = files.enter_context(_NpyWriter(folder / f"{name}.npy", array.shape))
+                writers[name].append(array)
+    if not writers:
+        raise InputError(f"{source.name}: none of its {len(items):,} images is readable; check --data")
     return {"count": len(items) - len(skipped), "skipped": skipped, "arrays": sorted(writers)}
 
 
 def _decode(pool: ThreadPoolExecutor, source: Source, items: Sequence[Any], size: int) -> Iterator[Future]:
-    """The images in order, read by threads (PIL decodes outside the GIL), at most IN_FLIGHT ahead."""
+    """Read the images in order by threads (PIL decodes outside the GIL), at most IN_FLIGHT ahead."""
     pending: deque[Future] = deque()
     for item in items:
         if len(pending) == IN_FLIGHT:
@@ -161,16 +158,18 @@ def _decode(pool: ThreadPoolExecutor, source: Source, items: Sequence[Any], size
 
 
 class _NpyWriter:
-    """Appends (*shape) uint8 rows to a .npy file whose length is known at the end only.
+    """Append uint8 rows of one shape to a .npy file whose length is known only at the end.
 
-    Plain writes, although it is read as a memory map: on a full disk write() raises, but a mapped page kills
-    the process.
+    Not numpy's open_memmap: on a full disk write() raises, but a memory-mapped page kills the process.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.shape, self.count = shape, 0
         self.file = open(path, "xb")
-        self._header()
+        self._write_header()
+
+    def __enter__(self) -> "_NpyWriter":
+        return self
 
     def append(self, row: np.ndarray) -> None:
         if row.dtype != np.uint8 or row.shape != self.shape:
@@ -178,18 +177,18 @@ class _NpyWriter:
         self.file.write(row.tobytes())
         self.count += 1
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.file:
             self.file.seek(0)
-            self._header()  # numpy pads it, so that any length fits into the same 128 bytes
+            self._write_header()  # numpy pads it, so that any length fits into the same 128 bytes
             _sync(self.file)
 
-    def _header(self) -> None:
+    def _write_header(self) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
 def _sync(file) -> None:
-    """Puts the file on disk: after a power cut no rename may be there before the contents."""
+    """Put the file on disk, so that even after a power cut no rename precedes the contents."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""CelebA in its official layout: images in a folder or in the zip as downloaded, and the official splits."""
+"""Read CelebA in its official layout: images in a folder or in the zip as downloaded, and the official splits."""
 
 import os
 import threading
@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.folder import MEND, Crop, files_fingerprint, read_file, read_square, root_tag
-from models.core.errors import InputError
+from data.files import files_fingerprint, read_file, root_tag, unreadable
+from data.folder import Crop, read_square
+from models.core.errors import InputError, first_line
 
 IMAGES, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
 SPLITS = {"0": "train", "1": "valid", "2": "test"}
@@ -19,11 +20,10 @@ BY_HAND = f"fetch {ARCHIVE} and {PARTITION} from the CelebA site by hand and put
 
 
 class CelebASource:
-    """CelebA's aligned photographs, 178x218.
+    """Provide CelebA's aligned photographs, 178x218.
 
-    root, or root/celeba where torchvision puts them, holds list_eval_partition.txt and img_align_celeba/ or
-    img_align_celeba.zip, which is read without being extracted. Images that the partition does not name
-    are ignored.
+    root (or root/celeba, where torchvision puts it) holds list_eval_partition.txt and img_align_celeba/ or
+    img_align_celeba.zip, which is read without extracting it. Images that the partition does not name are ignored.
 
     Args:
         root: The folder.
@@ -66,25 +66,21 @@ class CelebASource:
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        """File names, in the order of the partition file, by split."""
-        there = self.images.names()
-        if not there:
+        """Return the file names by split, in the order of the partition file."""
+        present = self.images.names()
+        if not present:
             raise InputError(f"CelebA: no images in {self.images.path}; {BY_HAND} {self.base}")
         named = self._partition()
-        missing = [name for name, _ in named if name not in there]
+        missing = [name for name, _ in named if name not in present]
         if missing and not self.partial:
             raise InputError(
                 f"CelebA: {len(missing):,} of {len(named):,} images missing under {self.images.path} "
                 f"(first: {missing[0]}); pass --data.partial true to train on the rest"
             )
-        splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-        for name, split in named:
-            if name in there:
-                splits[split].append(name)
-        return splits
+        return {split: [name for name, s in named if s == split and name in present] for split in SPLITS.values()}
 
     def _partition(self) -> list[tuple[str, str]]:
-        """(file name, split) for each line of the partition file."""
+        """Return (file name, split) for each line of the partition file."""
         named = []
         text = read_file(self.base / PARTITION).decode(errors="replace")
         for number, line in enumerate(text.splitlines(), start=1):
@@ -100,7 +96,7 @@ class CelebASource:
 
 
 class _Folder:
-    """Image files in a folder."""
+    """Read image files from a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -116,21 +112,25 @@ class _Folder:
 
 
 class _Zip:
-    """Image files in a zip, under any folder inside it. InputError if it is none, or has paths that lead out of it."""
+    """Read image files from a zip, whatever their folder in it.
+
+    Raises:
+        InputError: The file is no zip, or has paths that lead out of it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.zip = zipfile.ZipFile(path)
         except OSError as error:
-            raise InputError(f"CelebA: {path}: cannot be read ({error.strerror}); {MEND}") from error
+            raise unreadable(path, error) from error
         except zipfile.BadZipFile as error:
             with open(path, "rb") as file:
                 is_html = file.read(1024).lstrip().startswith(b"<")
             what = "is a web page (quota?), not a zip" if is_html else f"is damaged or cut off ({error})"
             raise InputError(f"CelebA: {path} {what}; fetch it again") from error
         files = {PurePosixPath(info.filename): info for info in self.zip.infolist() if not info.is_dir()}
-        for inside in files:  # nothing is extracted, but such a zip is not the one that CelebA's site gives
+        for inside in files:  # nothing is extracted, but such a zip is not CelebA's own
             if inside.is_absolute() or ".." in inside.parts:
                 raise InputError(f"CelebA: {path}: its path {inside} leads out of it; fetch it again")
         self.members = {inside.name: info for inside, info in files.items()}
@@ -151,7 +151,7 @@ class _Zip:
 
 
 def _base(root: str | Path) -> Path:
-    """root, or root/celeba if it is there that the partition file lies."""
+    """Return root/celeba if the partition file lies there, else root."""
     below = Path(root) / "celeba"
     return below if (below / PARTITION).is_file() else Path(root)
 
@@ -161,11 +161,10 @@ def _present(base: Path) -> bool:
 
 
 def _download(root: Path) -> None:
-    """torchvision's download into root/celeba/."""
-    import torchvision  # slow to import, and needed here only
+    """Let torchvision download into root/celeba/."""
+    import torchvision  # slow to import, and needed only here
 
     try:
         torchvision.datasets.CelebA(str(root), download=True)
     except Exception as error:  # network, quota, md5, no gdown: the way out is the same
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"CelebA: download failed ({reason}); {BY_HAND} {root / 'celeba'}") from error
+        raise InputError(f"CelebA: download failed ({first_line(error)}); {BY_HAND} {root / 'celeba'}") from error

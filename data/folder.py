@@ -1,9 +1,9 @@
-"""Any folder of images, and the one way in which every photograph becomes (size, size, 3) uint8."""
+"""Read any folder of images; decode, crop and resize photographs to (size, size, 3) uint8."""
 
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from models.core.errors import InputError
+from data.files import files_fingerprint, read_file, root_tag, unreadable
+from models.core.errors import InputError, first_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MEND = "check that it is there and may be read"
 
 Crop = Literal["c148", "c178", "c140", "c128", "c108", "square", "none"]
 """c148 to c108: the centre square of so many pixels; an image smaller than that is refused.
@@ -22,10 +22,11 @@ square: the largest centre square (c178 for CelebA). none: the whole image, sque
 
 
 def square_crop_resize(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
-    """RGB image to (size, size, 3) uint8: centre crop by name, then bilinear with antialias.
+    """Convert an RGB image to (size, size, 3) uint8: centre crop by name, then bilinear with antialias.
 
-    A crop of exactly size x size passes unchanged, a smaller one is enlarged. InputError if the image is
-    smaller than the crop. Bilinear is torchvision's default, with which CelebA-64 sets are usually made.
+    A crop of exactly size x size passes unchanged, a smaller one is enlarged. An odd margin is rounded down (left and
+    top are the smaller), while torchvision's CenterCrop rounds half to even: up to one pixel apart. Bilinear is
+    torchvision's default, by which CelebA-64 sets are usually made. InputError if the image is smaller than the crop.
     """
     if crop != "none":
         side = min(image.size) if crop == "square" else int(crop[1:])
@@ -38,17 +39,9 @@ def square_crop_resize(image: Image.Image, crop: Crop, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def read_file(path: Path) -> bytes:
-    """What a file holds. InputError, naming it, if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {MEND}") from error
-
-
-def conversions(image: Image.Image, data: bytes) -> list[str]:
-    """What decode_rgb does to an image that is no upright 8-bit RGB of one frame; data are the bytes it lies in."""
-    deep = image.mode.startswith("I") or image.format == "PNG" and data[24] == 16  # its header's bits a channel
+def _conversions(image: Image.Image, data: bytes) -> list[str]:
+    """List what decode_rgb changes: all but upright 8-bit RGB of one frame. `data` is the encoded image."""
+    deep = image.mode.startswith("I") or image.format == "PNG" and data[24] == 16  # bits per channel, in PNG's header
     found = {
         "grey": image.mode in ("1", "L", "LA") or image.mode.startswith("I"),
         "with a palette": image.mode in ("P", "PA"),
@@ -62,12 +55,12 @@ def conversions(image: Image.Image, data: bytes) -> list[str]:
 
 
 def decode_rgb(data: bytes, converted: list[str]) -> Image.Image:
-    """The first frame of an encoded image as 8-bit RGB, upright by its EXIF, transparency laid over white.
+    """Decode the first frame to 8-bit RGB, upright by its EXIF, transparency laid over white.
 
-    To `converted` is added what had to be done.
+    The conversions made are appended to `converted`, unless decoding fails.
     """
     with Image.open(io.BytesIO(data)) as image:
-        kinds = conversions(image, data)
+        kinds = _conversions(image, data)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion clips at 255
             image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
@@ -75,12 +68,12 @@ def decode_rgb(data: bytes, converted: list[str]) -> Image.Image:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         image = image.convert("RGB")
-    converted += kinds  # of an image that could be used
+    converted += kinds
     return image
 
 
 def read_square(data: bytes, where: str | Path, crop: Crop, size: int, converted: list[str]) -> np.ndarray:
-    """Bytes of an image file to (size, size, 3) uint8, see decode_rgb and square_crop_resize.
+    """Convert the bytes of an image file to (size, size, 3) uint8 by decode_rgb and square_crop_resize.
 
     InputError, naming the file, if they are no image.
     """
@@ -90,40 +83,19 @@ def read_square(data: bytes, where: str | Path, crop: Crop, size: int, converted
         reason = "of no known format" if data else "the file is empty"
         raise InputError(f"{where}: not a readable image ({reason})") from error
     except Exception as error:  # on damaged files PIL's decoders raise anything from OSError to struct.error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{where}: not a readable image ({reason})") from error
+        raise InputError(f"{where}: not a readable image ({first_line(error)})") from error
     try:
         return square_crop_resize(image, crop, size)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def files_fingerprint(files: Iterable[Path], *options: object) -> str:
-    """A hash over names, sizes and times of the files and over the options. Opens no file.
-
-    InputError if one is not there or may not be looked at.
-    """
-    digest = hashlib.sha256(repr(options).encode())
-    for file in files:
-        try:
-            stat = file.stat()
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
-        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def root_tag(root: Path) -> str:
-    """8 hex digits that tell one root from another, so that two data sets never fight over one cache."""
-    return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
-
-
 class FolderSource:
-    """jpg, png and webp files anywhere under root; hidden files and folders are left out.
+    """Provide the jpg, png and webp files anywhere under root, without hidden files and folders.
 
-    If root/train and root/valid exist they are the splits, and so is root/test; otherwise a share is held
-    out for validation by a hash of each file's relative path, so that no file changes sides when others are
-    added. Without a test split of its own, test is valid.
+    If root/train and root/valid exist they are the splits, and so is root/test; otherwise a share is held out for
+    validation by a hash of each file's relative path, so that no file changes its split when others are added.
+    Without root/test, the test split is the validation split.
 
     Args:
         root: The folder.
@@ -160,10 +132,10 @@ class FolderSource:
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:
-        """Relative paths, sorted, by split."""
+        """Return the relative paths, sorted, by split."""
         if self._has_splits:
-            there = [split for split in ("train", "valid", "test") if (self.root / split).is_dir()]
-            splits = {split: self._images(split) for split in there}
+            present = [split for split in ("train", "valid", "test") if (self.root / split).is_dir()]
+            splits = {split: self._images(split) for split in present}
         else:
             splits = {"train": [], "valid": []}
             for name in self._images("."):
@@ -172,8 +144,8 @@ class FolderSource:
         return splits
 
     def _images(self, under: str) -> list[str]:
-        def refuse(error: OSError) -> None:  # or os.walk would pass over the folder in silence
-            raise InputError(f"ImageFolder: {error.filename}: cannot be read ({error.strerror}); {MEND}") from error
+        def refuse(error: OSError) -> None:  # by default os.walk skips such a folder silently
+            raise unreadable(error.filename, error) from error
 
         found = []
         for folder, subfolders, names in os.walk(self.root / under, onerror=refuse):
@@ -188,5 +160,5 @@ class FolderSource:
 
 
 def _unit_hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
+    """Hash the name to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64

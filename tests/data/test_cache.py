@@ -1,4 +1,4 @@
-"""The cache: built once, whole or not at all, rebuilt when it no longer fits its source."""
+"""Test the cache: built once, completely or not at all, and rebuilt when its source changes."""
 
 import json
 import multiprocessing
@@ -16,7 +16,7 @@ from models.core.errors import InputError
 
 
 class Numbers:
-    """Image i is filled with i; counts what it is asked for."""
+    """Fill image i with i; count the reads."""
 
     def __init__(self, count=5, bad=(), version="1"):
         self.name, self.count, self.bad, self.version = "numbers", count, bad, version
@@ -53,7 +53,7 @@ def test_builds_once_and_maps(tmp_path, capsys):
     assert "rebuilding" not in capsys.readouterr().out
 
 
-def test_splits_and_sizes_have_folders_of_their_own(tmp_path):
+def test_each_split_and_size_has_its_folder(tmp_path):
     for split, size in (("train", 4), ("train", 8), ("valid", 4)):
         cached_arrays(Numbers(), split, size, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
@@ -120,13 +120,13 @@ def test_corrupt_image_is_refused_or_left_out_and_counted(tmp_path, capsys):
     arrays = cached_arrays(source, "train", 4, tmp_path, skip_corrupt=True)
     assert values(arrays) == [0, 2, 4] and len(arrays["regions"]) == 3
     assert "2 of 5 images (first: 1)" in capsys.readouterr().out
-    with pytest.raises(InputError, match="1 is bad"):  # a cache with gaps is for those who asked
+    with pytest.raises(InputError, match="1 is bad"):  # a cache with gaps serves only with skip_corrupt
         cached_arrays(source, "train", 4, tmp_path)
     with pytest.raises(InputError, match="none of its 2 images"):
         cached_arrays(Numbers(2, bad=(0, 1)), "train", 4, tmp_path, skip_corrupt=True)
 
 
-def test_memory_is_bounded_whatever_the_count(tmp_path, monkeypatch):
+def test_memory_is_bounded_for_any_count(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "IN_FLIGHT", 6)
     taken, lock, written, ahead = [0], threading.Lock(), [0], [0]
 
@@ -146,11 +146,11 @@ def test_memory_is_bounded_whatever_the_count(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_NpyWriter", SlowWriter)
     arrays = cached_arrays(Watched(300), "train", 2, tmp_path)
     assert values(arrays) == [i % 256 for i in range(300)]
-    assert 1 < ahead[0] <= 6 + 1  # the window, and the one that is being written
+    assert 1 < ahead[0] <= 6 + 1  # the window, and the image being written
 
 
 class Slow(Numbers):
-    """Leaves a mark for each image read."""
+    """Write a line to a file for each image read."""
 
     def __init__(self, marks, count=20):
         super().__init__(count)
@@ -190,12 +190,12 @@ def run(target, *args, processes=1):
     return [process.exitcode for process in started]
 
 
-def test_of_many_processes_one_builds(tmp_path):
+def test_one_of_several_processes_builds(tmp_path):
     assert run(build, tmp_path / "marks", tmp_path / "cache", processes=3) == [0, 0, 0]
     assert len((tmp_path / "marks").read_text().split()) == 20
 
 
-def test_a_killed_build_leaves_nothing_that_is_used(tmp_path):
+def test_a_killed_build_is_not_used(tmp_path):
     directory = tmp_path / "cache"
     assert run(kill_in_the_middle, tmp_path / "marks", directory) == [-signal.SIGKILL]
     assert not (directory / "numbers-train-4").exists()

@@ -1,4 +1,4 @@
-"""Portraits: the same face every time, whole, and with exactly the noise that was planted."""
+"""Test portraits: reproducible, complete, and with exactly the planted noise."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ def test_shapes_and_types(size):
         "regions": (size, size),
     }
     assert all(array.dtype == np.uint8 for array in face.values())
-    portrait = draw_portrait(np.random.default_rng(0), size)
-    assert portrait.image.dtype == np.float32 and 0 <= portrait.image.min() and portrait.image.max() <= 1
-    assert portrait.regions.max() < len(REGIONS)
+    image, regions = draw_portrait(np.random.default_rng(0), size)
+    assert image.dtype == np.float32 and 0 <= image.min() and image.max() <= 1
+    assert regions.max() < len(REGIONS)
 
 
 def test_face_depends_on_seed_and_item_alone():
@@ -62,7 +62,7 @@ def test_fingerprint_changes_with_every_option():
     assert PortraitSource().name == "portraits-s0" != PortraitSource(noise={"hair": 0.1}).name
 
 
-def test_every_face_is_whole(faces):
+def test_every_face_is_complete(faces):
     seen = np.stack([np.bincount(face["regions"].ravel(), minlength=len(REGIONS)) > 0 for face in faces])
     share = dict(zip(REGIONS, seen.mean(0), strict=True))
     assert share["background"] == share["skin"] == 1
@@ -71,7 +71,7 @@ def test_every_face_is_whole(faces):
 
 
 def test_skin_is_smooth_and_hair_and_background_are_not(faces):
-    """Median of the local contrast |a - b - c + d| over 2x2 squares in one region; shading has none."""
+    """Compare the median local contrast |a - b - c + d| over 2x2 squares of each region; shading has none."""
     contrast = {}
     for i, name in enumerate(REGIONS):
         values = []
@@ -83,7 +83,7 @@ def test_skin_is_smooth_and_hair_and_background_are_not(faces):
 
 
 def _corners(array: np.ndarray) -> np.ndarray:
-    """The four pixels of every 2x2 square, (4, H - 1, W - 1, ...)."""
+    """Return the four pixels of every 2x2 square, (4, H - 1, W - 1, ...)."""
     return np.stack([array[:-1, :-1], array[:-1, 1:], array[1:, :-1], array[1:, 1:]])
 
 

@@ -1,4 +1,4 @@
-"""Folders and CelebA: which images, which split, which pixels, and every refusal."""
+"""Test folders and CelebA: their images, splits and pixels, and refusals."""
 
 import io
 import os
@@ -12,7 +12,6 @@ from PIL import Image
 from data.cache import cached_arrays
 from data.celeba import ARCHIVE, IMAGES, PARTITION, CelebASource
 from data.folder import FolderSource, square_crop_resize
-from data.masked import CLASSES, REGIONS, MaskedSource
 from models.core.errors import InputError
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -28,7 +27,7 @@ def save(path, pixels, **options):
 
 
 def one(path, size=8, crop="square"):
-    """The pixels that a folder source makes of one file."""
+    """Return the pixels that a folder source makes of one file."""
     return FolderSource(path.parent, crop).read(path.name, size)["image"]
 
 
@@ -81,7 +80,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     pixels = noise(8, 8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
     save(tmp_path / "turned.png", pixels, exif=exif)
     assert np.array_equal(one(tmp_path / "turned.png"), np.rot90(pixels, -1))
 
@@ -111,7 +110,7 @@ def test_held_out_share_is_stable_when_files_are_added(tmp_path):
     assert set(valid) <= set(FolderSource(tmp_path, valid_share=0.3).items("valid"))
 
 
-def test_own_train_and_valid_are_taken(tmp_path):
+def test_folders_train_and_valid_are_the_splits(tmp_path):
     fill(tmp_path, ["train/1.png", "train/2.png", "valid/3.png", "4.png"])
     source = FolderSource(tmp_path)
     assert source.items("train") == ["train/1.png", "train/2.png"]
@@ -141,7 +140,7 @@ def test_names_tell_roots_and_crops_apart(tmp_path):
 
 
 def refused(source, split="train", size=8):
-    """The one line with which reading the whole split is refused."""
+    """Read the whole split; return the one line with which it is refused."""
     with pytest.raises(InputError) as caught:
         source = source()
         for item in source.items(split):
@@ -163,7 +162,7 @@ def test_cut_off_image_is_named(tmp_path, suffix):
 
 
 def celeba(root, count=6, images=IMAGES):
-    """Official layout with 178x218 images: two of each split."""
+    """Write the official layout with 178x218 images, two of each split."""
     lines = [f"{i:06}.jpg {(i - 1) // 2}" for i in range(1, count + 1)]
     root.mkdir(parents=True, exist_ok=True)
     (root / PARTITION).write_text("\n".join(lines) + "\n")
@@ -173,7 +172,7 @@ def celeba(root, count=6, images=IMAGES):
 
 
 def zipped(root, prefix=f"{IMAGES}/"):
-    """The same with the images in the zip instead."""
+    """Move the images into the zip."""
     with zipfile.ZipFile(root / ARCHIVE, "w") as archive:
         for file in sorted((root / IMAGES).iterdir()):
             archive.write(file, prefix + file.name)
@@ -242,59 +241,9 @@ def test_celeba_download_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 def test_real_celeba_matches_its_64_pixel_set():
-    """The shared 64x64 set was made from the same photographs by crop c148 and an antialiased resize."""
+    """Compare with a 64x64 set made from the same photographs by crop c148 and an antialiased resize."""
     small = SHARED / "celeba64/train/000086.webp"
     made = CelebASource(SHARED / "celeba").read("000086.jpg", 64)["image"]
     same = FolderSource(SHARED / "celeba64").read("train/000086.webp", 64)["image"]
     assert np.array_equal(same, np.asarray(Image.open(io.BytesIO(small.read_bytes())).convert("RGB")))
     assert np.abs(made.astype(int) - same).mean() < 0.1
-
-
-# --- masked photographs
-
-
-def masked(path, count=3, side=8, **replaced):
-    images = np.stack([noise(side, side, seed) for seed in range(count)])
-    masks = np.tile(np.array([0, 4, 5, 255], np.uint8), (count, side, side // 4))
-    np.savez(path, **({"images": images, "masks": masks} | replaced))
-    return images, masks
-
-
-def test_masked_images_come_with_merged_classes(tmp_path):
-    images, _ = masked(tmp_path / "faces.npz")
-    source = MaskedSource(tmp_path / "faces.npz")
-    assert list(source.items("test")) == list(source.items("valid")) == [0, 1, 2]
-    read = source.read(1, 8)
-    assert (read["image"] == images[1]).all()
-    eyes = REGIONS.index("eyes")
-    assert read["regions"][0].tolist() == [REGIONS.index("background"), eyes, eyes, 255] * 2
-    assert source.read(1, 4)["image"].shape == (4, 4, 3)
-
-
-def test_every_class_of_the_masks_belongs_to_one_region():
-    assert sorted(c for classes in CLASSES.values() for c in classes) == list(range(19))
-
-
-@pytest.mark.parametrize(
-    "replaced, reason",
-    [
-        ({"masks": np.zeros((3, 4, 4), np.uint8)}, "must be uint8, .N, S, S, 3. and .N, S, S."),
-        ({"images": np.zeros((3, 8, 8, 3), np.float32)}, "must be uint8"),
-    ],
-)
-def test_masked_images_of_the_wrong_form_are_refused(tmp_path, replaced, reason):
-    masked(tmp_path / "faces.npz", **replaced)
-    with pytest.raises(InputError, match=reason):
-        MaskedSource(tmp_path / "faces.npz").items("test")
-
-
-def test_masked_images_are_not_for_training_and_a_wrong_file_is_named(tmp_path):
-    masked(tmp_path / "faces.npz")
-    with pytest.raises(InputError, match="`validate` and `test` only"):
-        MaskedSource(tmp_path / "faces.npz").items("train")
-    (tmp_path / "not.npz").write_text("<html>")
-    for name in ("absent.npz", "not.npz"):
-        with pytest.raises(InputError, match=name):
-            MaskedSource(tmp_path / name).items("test")
-    with pytest.raises(InputError, match="absent.npz: No such file or directory; correct --data.root"):
-        MaskedSource(tmp_path / "absent.npz").fingerprint("test")

@@ -1,0 +1,99 @@
+"""Deal out training images in a seeded endless order, and read batches from cached arrays."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from models.core.errors import InputError
+
+
+class ShuffledStream(Sampler[list[tuple[int, bool]]]):
+    """Cut batches of (index, flip) from an endless stream: one seeded shuffle of the n images after another.
+
+    The element at position p of the stream depends on (seed, p) alone. A run that continues from a checkpoint, or on
+    another number of processes, therefore sees the same images. Batches run across the border between two shuffles, so
+    no image is dropped. The last batch is complete, even if it goes beyond stop.
+
+    Args:
+        n: Number of images.
+        batch_size: Images of one batch over all processes together.
+        start: First position: the images seen so far.
+        stop: Position to stop at: the images to see in all.
+        seed: Seed of the shuffles and flips.
+        flip: Flip half the images.
+        rank: This process: it takes positions rank, rank + world, ... of each batch.
+        world: Number of processes.
+
+    Raises:
+        InputError: batch_size is no multiple of world.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        start: int,
+        stop: int,
+        seed: int,
+        flip: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size % world:
+            raise InputError(f"--data.batch_size {batch_size}: choose a multiple of the {world} processes")
+        self.n, self.batch_size, self.seed, self.flip = n, batch_size, seed, flip
+        self.rank, self.world = rank, world
+        self.firsts = range(start, stop, batch_size)
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+        current = None
+        for first in self.firsts:
+            batch = []
+            for position in range(first + self.rank, first + self.batch_size, self.world):
+                epoch, place = divmod(position, self.n)
+                if epoch != current:
+                    current, elements = epoch, self._epoch(epoch)
+                batch.append(elements[place])
+            yield batch
+
+    def _epoch(self, epoch: int) -> list[tuple[int, bool]]:
+        """Return all n images in this epoch's order."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.n)
+        flips = (rng.random(self.n) < 0.5) & self.flip
+        return list(zip(order.tolist(), flips.tolist(), strict=True))
+
+
+class CachedImages(Dataset):
+    """Read batches from the arrays of a cache, {"image": (N, H, W, 3), ...} uint8.
+
+    An element is requested by its index or by (index, flip).
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays["image"])
+
+    def __getitem__(self, item: int | tuple[int, bool]) -> dict[str, Tensor]:
+        return {name: value[0] for name, value in self.__getitems__([item]).items()}
+
+    def __getitems__(self, items: Sequence[int | tuple[int, bool]]) -> dict[str, Tensor]:
+        """Return {"index": (B,), "image": (B, 3, H, W) uint8} and the cache's other arrays: "regions": (B, H, W)."""
+        pairs = [item if isinstance(item, tuple) else (item, False) for item in items]
+        index, flip = (np.array(column) for column in zip(*pairs, strict=True))
+        batch = {"index": torch.from_numpy(index)}
+        for name, array in self.arrays.items():
+            values = array[index]  # a copy, (B, H, W, 3) or (B, H, W)
+            values[flip] = values[flip, :, ::-1]
+            tensor = torch.from_numpy(values)
+            batch[name] = rearrange(tensor, "B H W C -> B C H W").contiguous() if tensor.ndim == 4 else tensor
+        return batch
