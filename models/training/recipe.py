@@ -16,9 +16,7 @@ from torch import Tensor
 from models.core.errors import InputError
 from models.core.files import replacing
 from models.core.randomness import generator, noise_of_images, shard
-from models.evaluation import figures
 from models.evaluation.report import EvaluationReport
-from models.inference.pictures import panel
 from models.inference.pipeline import Card, Pipeline, PlainPipeline, drawn_with
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
@@ -293,12 +291,8 @@ class ImageModule(Recipe):
         return f"{named}\n\n{self.evaluation.table()}" if self.evaluation else named
 
     def figures(self) -> dict[str, Figure | Image]:
-        """Of the last evaluation, by name."""
-        if self.evaluation is None:
-            return {}
-        drawn = {"spectra": figures.spectra(self.evaluation.spectra)}
-        neighbours = self.evaluation.neighbours
-        return drawn | ({"neighbours": panel(neighbours)} if neighbours else {})
+        """Figures of the last evaluation, by name."""
+        return self.evaluation.figures() if self.evaluation else {}
 
 
 class Report(Callback):
