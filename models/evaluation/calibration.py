@@ -45,19 +45,12 @@ def interval_masks(p: Gaussian, x: Tensor) -> list[Tensor]:
 
 @dataclass  # not frozen: torchmetrics walks through the result of compute()
 class CalibrationReport:
-    """Result of a Calibration.
+    """Result of a Calibration."""
 
-    Args:
-        coverage: share of pixels inside the central intervals of LEVELS, (3,).
-        histogram: density of the standardised residuals between EDGES, (100,).
-        model_variance: Var_z[mean] + E[std^2] of every pixel, in [0, 1] units squared, (C, H, W).
-        data_variance: Var[x] of every pixel, likewise.
-    """
-
-    coverage: Tensor
-    histogram: Tensor
-    model_variance: Tensor
-    data_variance: Tensor
+    coverage: Tensor  # share of pixels inside the central intervals of LEVELS, (3,)
+    histogram: Tensor  # density of the standardised residuals between EDGES, (100,)
+    model_variance: Tensor  # Var_z[mean] + E[std^2] of every pixel, in [0, 1] units squared, (C, H, W)
+    data_variance: Tensor  # Var[x] of every pixel, likewise
 
     @property
     def marginal_variance(self) -> Tensor:
@@ -111,22 +104,13 @@ class Calibration(SumMetric):
 
 @dataclass  # not frozen: torchmetrics walks through the result of compute()
 class CodeReport:
-    """Result of a CodeStatistics.
+    """Result of a CodeStatistics."""
 
-    Args:
-        mean: E[z], (D,).
-        covariance_of_means: Cov_x[E[z|x]], (D, D).
-        covariance: Cov[z] = Cov_x[E[z|x]] + E_x[Cov[z|x]], (D, D).
-        rate: KL of every latent to N(0, 1), nats, (D,); None if q(z|x) is known by draws, whose rate is not a sum over
-            latents.
-        active: number of latents with Var_x E[z|x] > 0.01.
-    """
-
-    mean: Tensor
-    covariance_of_means: Tensor
-    covariance: Tensor
-    rate: Tensor | None
-    active: Tensor
+    mean: Tensor  # E[z], (D,)
+    covariance_of_means: Tensor  # Cov_x[E[z|x]], (D, D)
+    covariance: Tensor  # Cov[z] = Cov_x[E[z|x]] + E_x[Cov[z|x]], (D, D)
+    rate: Tensor | None  # KL of every latent to N(0, 1), nats, (D,); None if q(z|x) is known by draws alone
+    active: Tensor  # number of latents with Var_x E[z|x] > 0.01, ()
 
     @property
     def gap(self) -> Tensor:

@@ -1,6 +1,8 @@
 """Comparison of drawn images with held-out ones, streaming: only features and sums of a set are kept."""
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial, reduce
 
 import torch
 from einops import rearrange
@@ -70,21 +72,24 @@ class DrawComparison:
 
     def measure(self) -> Findings | None:
         """Collect all sets on all processes, and compare them on the first."""
-        subject, collector = self.subject, FeatureCollector(self.subject)
+        subject, pipeline, collector = self.subject, self.subject.pipeline, FeatureCollector(self.subject)
+        rows = [row for row in pipeline.rows if row != "std"]  # it is not an image
         table = ResultTable(collector.real("test", range(self.held_out)))
         train = None if self.without_train else collector.real("train", self.chosen.tolist())
         first = {}  # features of seed 0 by row
         for seed in range(subject.seeds):
-            drawn = collector.draws(seed)
+            drawn = collector.draws(f"draws of seed {seed}", pipeline, rows, seed)
             first = first or {row: images.features for row, images in drawn.items()}
             self.compare(f"draws of seed {seed}", table, drawn)
         once, ladder = {}, {}
-        if subject.pipeline.vae is not None:
+        if pipeline.vae is not None:
             once = collector.reconstructions(self.held_out)
-            *others, best = subject.pipeline.priors
-            means = {prior: collector.prior_features(prior) for prior in others}
-            means[best] = first[subject.pipeline.rows[0]]
-            ladder = prior_ladder(means, once["reconstruction"].features) if subject.rank == 0 else {}
+            *others, best = pipeline.priors
+            decoder, row = Pipeline(pipeline.vae, pipeline.prior), rows[0]  # mean, or a PixelVAE's sample
+            draw = partial(collector.draws, pipeline=decoder, rows=[row], seed=0)
+            features = {prior: draw(f"{prior} prior", prior=prior)[row].features for prior in others}
+            features[best] = first[row]
+            ladder = prior_ladder(features, once["reconstruction"].features) if subject.rank == 0 else {}
         self.compare("what is there once", table, once | ({"train": train} if train else {}))
         return self.findings(table, ladder, first, train) if subject.rank == 0 else None
 
@@ -163,22 +168,10 @@ class FeatureCollector:
 
         return ImageSet.from_tensors(cached_statistics(subject.cache, key, measure, subject.broadcast))
 
-    def draws(self, seed: int) -> dict[str, ImageSet]:
-        """Return the rows of images 0 to n - 1 of a seed; without the std, which is not an image."""
-        pipeline = self.subject.pipeline
-        rows = [row for row in pipeline.rows if row != "std"]
-        return self.draw(f"draws of seed {seed}", rows, pipeline, seed)
-
-    def prior_features(self, prior: PriorName) -> Tensor:
-        """Return features (n, D) of seed 0's mean images, or a PixelVAE's samples, for z from the prior."""
-        decoder = Pipeline(self.subject.pipeline.vae, self.subject.pipeline.prior)  # no denoiser
-        row = decoder.rows[0]
-        return self.draw(f"{prior} prior", [row], decoder, 0, prior)[row].features
-
-    def draw(
-        self, name: str, rows: list[str], pipeline: Pipeline, seed: int, prior: PriorName | None = None
+    def draws(
+        self, name: str, pipeline: Pipeline, rows: Sequence[str], seed: int, prior: PriorName | None = None
     ) -> dict[str, ImageSet]:
-        """Return some rows of images 0 to n - 1."""
+        """Return rows of images 0 to n - 1 of a seed, for z from a prior, by default the best."""
         batches = self.subject.numbers(self.subject.n, self.subject.batch_size)
         images = (pipeline.draw(seed, numbers, prior) for numbers in batches)
         return self.measure(name, ({row: drawn[row] for row in rows} for drawn in images), self.subject.n)
@@ -200,19 +193,20 @@ class FeatureCollector:
 
     def measure(self, name: str, batches: Iterable[dict[str, Tensor]], count: int) -> dict[str, ImageSet]:
         """Return `count` images of every row, of which `batches` has this process's share, (B, 3, H, W) each."""
-        spectra: dict[str, PowerSpectrum] = {}
+        spectra: dict[str, list[PowerSpectrum]] = {}
 
         def features() -> Iterator[dict[str, Tensor]]:
             for rows in batches:
                 for row, images in rows.items():
-                    spectra.setdefault(row, PowerSpectrum.empty(images.shape[-1])).update(images)
+                    spectra.setdefault(row, []).append(PowerSpectrum.of(images.cpu()))
                 few = CPU_BATCH if self.subject.device.type == "cpu" else count
                 yield {row: features_of(self.net, images, few) for row, images in rows.items()}
 
         collected = self.subject.collect(name, features(), count)
-        return {row: ImageSet.of(collected[row], self.add_up(spectra[row])) for row in collected}
+        return {row: ImageSet(collected[row], self.total(spectra[row])) for row in collected}
 
-    def add_up(self, spectrum: PowerSpectrum) -> PowerSpectrum:
+    def total(self, spectra: list[PowerSpectrum]) -> PowerSpectrum:
         """Return the spectrum of the images of all processes."""
-        count, total = (self.subject.all_gather(value).sum(0) for value in (spectrum.count, spectrum.total))
-        return PowerSpectrum(count, total, spectrum.size)
+        mine = reduce(operator.add, spectra)
+        count, total = (self.subject.all_gather(value).sum(0) for value in (mine.count, mine.total))
+        return PowerSpectrum(count, total, mine.size)

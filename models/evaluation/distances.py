@@ -16,54 +16,28 @@ FRECHET_LEAST = 2048
 """With fewer images per set the Frechet distance is mostly bias."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class FeatureMoments:
-    """Number, mean and scatter of a set of features, added in batches of any size, in float64.
+    """Number, mean and scatter of a set of features, in float64; those of disjoint sets add up by `+`."""
 
-    Plain tensors, to be gathered over processes or written to disk: `FeatureMoments(**vars(m))`.
-
-    Args:
-        count: N, int64, ().
-        mean: (D,).
-        scatter: sum (x - mean) (x - mean)^T, (D, D).
-    """
-
-    count: Tensor
-    mean: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def empty(cls, dimension: int, device: torch.device | str = "cpu") -> "FeatureMoments":
-        """Return the moments of no features."""
-        options = {"dtype": torch.float64, "device": device}
-        count = torch.zeros((), dtype=torch.int64, device=device)
-        return cls(count, torch.zeros(dimension, **options), torch.zeros(dimension, dimension, **options))
+    count: Tensor  # N, int64, ()
+    mean: Tensor  # (D,)
+    scatter: Tensor  # sum (x - mean) (x - mean)^T, (D, D)
 
     @classmethod
     def of(cls, features: Tensor) -> "FeatureMoments":
-        """Return the moments of features (N, D)."""
-        moments = cls.empty(features.shape[1], features.device)
-        moments.update(features)
-        return moments
-
-    def update(self, features: Tensor) -> None:
-        """Add features (B, D)."""
-        if not len(features):
-            return
-        features = features.detach().to(self.mean)  # float64, on the device of the moments
-        mean = features.mean(0)
+        """Compute the moments of features (N, D), N >= 0."""
+        features = features.detach().double()
+        mean = features.sum(0) / max(len(features), 1)
         centred = features - mean
-        self.merge(FeatureMoments(torch.tensor(len(features), device=mean.device), mean, centred.T @ centred))
+        return cls(torch.tensor(len(features), device=features.device), mean, centred.T @ centred)
 
-    def merge(self, other: "FeatureMoments") -> None:
-        """Add another set, unchanged itself, by the pairwise formula of Chan, Golub and LeVeque (1983)."""
-        if not other.count:
-            return
+    def __add__(self, other: "FeatureMoments") -> "FeatureMoments":
+        """Return the moments of the union, by the pairwise formula of Chan, Golub and LeVeque (1983)."""
         count, shift = self.count + other.count, other.mean - self.mean
-        between = torch.outer(shift, shift) * (self.count * other.count / count.double())
-        self.scatter = self.scatter + other.scatter + between
-        self.mean = self.mean + shift * (other.count / count.double())
-        self.count = count
+        share = other.count / count.double().clamp(min=1)
+        scatter = self.scatter + other.scatter + torch.outer(shift, shift) * (self.count * share)
+        return FeatureMoments(count, self.mean + shift * share, scatter)
 
     @property
     def covariance(self) -> Tensor:

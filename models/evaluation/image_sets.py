@@ -4,6 +4,7 @@ Axes: N images, D features.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,37 +28,25 @@ SUBSET = 1000
 
 @dataclass
 class ImageSet:
-    """A set of images, reduced to what is needed to compare it.
+    """A set of images, reduced to what is needed to compare it."""
 
-    Args:
-        features: from one network, in the order of the images, float32, (N, D).
-        moments: of the features.
-        spectrum: of the pixels.
-    """
+    features: Tensor  # from one network, in the order of the images, float32, (N, D)
+    spectrum: PowerSpectrum  # of the pixels
 
-    features: Tensor
-    moments: FeatureMoments
-    spectrum: PowerSpectrum
-
-    @classmethod
-    def of(cls, features: Tensor, spectrum: PowerSpectrum) -> "ImageSet":
-        """Return the set with the moments of its features."""
-        return cls(features, FeatureMoments.of(features), spectrum)
+    @cached_property
+    def moments(self) -> FeatureMoments:
+        """Moments of the features."""
+        return FeatureMoments.of(self.features)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything as named tensors, to be written to disk."""
-        parts = {"moments": self.moments, "spectrum": self.spectrum}
-        named = {f"{part}.{name}": tensor for part, value in parts.items() for name, tensor in vars(value).items()}
-        return {"features": self.features} | named
+        return {"features": self.features} | {f"spectrum.{name}": value for name, value in vars(self.spectrum).items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "ImageSet":
         """Return the set from the result of `tensors`."""
-        moments, spectrum = (
-            {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-            for part in ("moments.", "spectrum.")
-        )
-        return cls(tensors["features"], FeatureMoments(**moments), PowerSpectrum(**spectrum))
+        names = (name for name in tensors if name.startswith("spectrum."))
+        return cls(tensors["features"], PowerSpectrum(**{name.split(".")[1]: tensors[name] for name in names}))
 
 
 def compare(drawn: ImageSet, real: ImageSet) -> dict[str, float]:
@@ -89,7 +78,7 @@ class ResultTable:
     def add(self, row: str, drawn: ImageSet) -> None:
         """Add one seed to a row."""
         self.values.setdefault(row, []).append(compare(drawn, self.real))
-        self.spectra.setdefault(row, PowerSpectrum.empty(int(self.real.spectrum.size))).merge(drawn.spectrum)
+        self.spectra[row] = self.spectra[row] + drawn.spectrum if row in self.spectra else drawn.spectrum
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Return the metrics over seeds by row."""

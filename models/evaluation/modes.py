@@ -17,15 +17,10 @@ SEED, BATCH = 0, 100
 
 @dataclass(frozen=True)
 class ModeCoverage:
-    """Each (), float64.
+    """Modes that images reach; each a float64 ()."""
 
-    Attributes:
-        modes: number of modes with at least one image.
-        kl: to the uniform distribution, in nats.
-    """
-
-    modes: Tensor
-    kl: Tensor
+    modes: Tensor  # number of modes with at least one image
+    kl: Tensor  # KL(shares of the modes to uniform), nats
 
 
 def mode_coverage(labels: Tensor, modes: int = 1000) -> ModeCoverage:

@@ -20,19 +20,15 @@ WHOLE = "image"
 
 @dataclass  # not frozen: torchmetrics walks through the result of compute()
 class DenoisingReport:
-    """Result of a DenoisingMoments; nan for a region that no image had.
+    """Result of a DenoisingMoments, both (R + 1,), relative to the decoder's std^2; nan for a region that no image had.
 
-    Args:
-        names: of the regions and, last, WHOLE.
-        variance_ratio: sum of Var_eps[G] divided by the sum of the decoder's std^2, (R + 1,): 1 is ideal, near 0 means
-            that G ignores its noise.
-        shift: sum of (E_eps[G] - mean)^2 divided by the sum of the decoder's std^2, (R + 1,): 0 is ideal. The expected
-            part due to few draws is subtracted, so it may be a little below 0.
+    The variance ratio is ideally 1; near 0 it means that G ignores its noise. The shift is ideally 0; the expected part
+    due to few draws is subtracted, so it may be a little below 0.
     """
 
-    names: tuple[str, ...]
-    variance_ratio: Tensor
-    shift: Tensor
+    names: tuple[str, ...]  # of the regions and, last, WHOLE
+    variance_ratio: Tensor  # sum of Var_eps[G] / sum of std^2
+    shift: Tensor  # sum of (E_eps[G] - mean)^2 / sum of std^2
 
     def scalars(self) -> dict[str, Tensor]:
         """Return `variance_ratio` and `shift` of the whole image, and `NAME/REGION` of every region that images had."""

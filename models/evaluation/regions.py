@@ -27,29 +27,18 @@ def region_masks(regions: Tensor, count: int) -> Tensor:
 
 @dataclass  # not frozen: torchmetrics walks through the result of compute()
 class RegionReport:
-    """Means per image and region, (N, R), nan if an image lacks the region; errors in [0, 1] units, squared.
+    """Means per image and region, (N, R), nan if an image lacks the region; in [0, 1] units, squared."""
 
-    Args:
-        names: of the regions, R.
-        variance: mean of the decoder's std^2.
-        squared_error: mean of (x - mean)^2.
-        inside: share of pixels in the central intervals of LEVELS, (N, R, 3).
-        pixels: number of pixels.
-        planted: mean of (x - clean)^2; this and the following are None unless the clean images are known.
-        mean_error: mean of (mean - clean)^2.
-        nearly_right: share of pixels whose (mean - clean)^2 is below a tenth of the region's planted variance.
-        variance_nearly_right: mean over all pixels of the decoder's std^2 times 1 at those pixels, 0 elsewhere.
-    """
-
-    names: tuple[str, ...]
-    variance: Tensor
-    squared_error: Tensor
-    inside: Tensor
-    pixels: Tensor
-    planted: Tensor | None = None
-    mean_error: Tensor | None = None
-    nearly_right: Tensor | None = None
-    variance_nearly_right: Tensor | None = None
+    names: tuple[str, ...]  # of the regions, R
+    variance: Tensor  # decoder's std^2
+    squared_error: Tensor  # (x - mean)^2
+    inside: Tensor  # share of pixels in the central intervals of LEVELS, (N, R, 3)
+    pixels: Tensor  # number of pixels
+    # None unless the clean images are known:
+    planted: Tensor | None = None  # (x - clean)^2
+    mean_error: Tensor | None = None  # (mean - clean)^2
+    nearly_right: Tensor | None = None  # share of pixels whose mean_error is below NEARLY_RIGHT of the region's planted
+    variance_nearly_right: Tensor | None = None  # decoder's std^2 at those pixels, 0 at the others
 
     @property
     def present(self) -> Tensor:

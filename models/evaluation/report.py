@@ -21,39 +21,22 @@ from models.inference.pipeline import Pipeline, PlainPipeline
 
 @dataclass(frozen=True)
 class Subject:
-    """The subject of a test: data, networks, settings, and the processes that share the images.
+    """The subject of a test: data, networks, settings, and the processes that share the images."""
 
-    Args:
-        data: the data module.
-        pipeline: the networks that images are drawn with.
-        images_seen: returns the training images that they have seen.
-        photographs: takes a batch of the data to images (B, 3, H, W) in [0, 1] on the networks' device.
-        n: images drawn of each seed.
-        seeds: number of seeds.
-        net: feature network; None if images are not to be compared.
-        cache: folder of the statistics of real images.
-        batch_size: images drawn at once.
-        rank: index of this process.
-        world: number of processes.
-        all_gather: takes a tensor (...) of every process to all of them, (W, ...), on the CPU.
-        broadcast: takes an object of the first process to all processes.
-        progress: yields items and shows a bar: (items, name, number of images or items, unit).
-    """
-
-    data: Any
-    pipeline: Pipeline | PlainPipeline
-    images_seen: Callable[[], int]
-    photographs: Callable[[dict[str, Tensor]], Tensor]
-    n: int
-    seeds: int
-    net: FeatureNet | None
-    cache: str
-    batch_size: int
-    rank: int
-    world: int
-    all_gather: Callable[[Tensor], Tensor]
-    broadcast: Callable[[Any], Any]
-    progress: Callable[..., Iterator[Any]]
+    data: Any  # the data module
+    pipeline: Pipeline | PlainPipeline  # the networks that images are drawn with
+    images_seen: Callable[[], int]  # training images that they have seen
+    photographs: Callable[[dict[str, Tensor]], Tensor]  # batch -> images (B, 3, H, W) in [0, 1] on the device
+    n: int  # images drawn per seed
+    seeds: int  # number of seeds
+    net: FeatureNet | None  # None if images are not to be compared
+    cache: str  # folder of the statistics of real images
+    batch_size: int  # images drawn at once
+    rank: int  # index of this process
+    world: int  # number of processes
+    all_gather: Callable[[Tensor], Tensor]  # (...) of every process -> (W, ...) on all of them, on the CPU
+    broadcast: Callable[[Any], Any]  # object of the first process -> all processes
+    progress: Callable[..., Iterator[Any]]  # (items, name, total, unit) -> items, with a bar; unit `images` or `rows`
 
     @property
     def device(self) -> torch.device:
@@ -91,16 +74,10 @@ class Subject:
 
 @dataclass
 class Findings:
-    """The result of an evaluator.
+    """The result of an evaluator."""
 
-    Args:
-        values: by their path below `test/`, such as ROW/METRIC.
-        lines: of the table.
-        figures: by name.
-    """
-
-    values: dict[str, int | float | str]
-    lines: list[str]
+    values: dict[str, int | float | str]  # by their path below `test/`, such as ROW/METRIC
+    lines: list[str]  # of the table
     figures: dict[str, Figure | Image] = field(default_factory=dict)
 
 

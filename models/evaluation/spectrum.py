@@ -15,56 +15,36 @@ from models.core.images import eight_bit
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's mode L
 
 
-@dataclass
+@dataclass(frozen=True)
 class PowerSpectrum:
-    """Radially averaged power spectrum of the luminance of square images, added in batches of any size, in float64.
+    """Radially averaged power spectrum of the luminance of square images, in float64; disjoint sets add up by `+`."""
 
-    Plain tensors, to be gathered over processes or written to disk: `PowerSpectrum(**vars(s))`.
-
-    Args:
-        count: N, int64, ().
-        total: sum of the images' spectra at 1, 2, ..., R = H // 2 cycles per image, (R,).
-        size: H = W in pixels, int64, ().
-    """
-
-    count: Tensor
-    total: Tensor
-    size: Tensor
-
-    @classmethod
-    def empty(cls, size: int, device: torch.device | str = "cpu") -> "PowerSpectrum":
-        """Return the spectrum of no images of `size` pixels a side."""
-        count, side = (torch.tensor(n, dtype=torch.int64, device=device) for n in (0, size))
-        return cls(count, torch.zeros(size // 2, dtype=torch.float64, device=device), side)
+    count: Tensor  # N, int64, ()
+    total: Tensor  # sum of the images' spectra at 1, 2, ..., R = H // 2 cycles per image, (R,)
+    size: Tensor  # H = W in pixels, int64, ()
 
     @classmethod
     def of(cls, images: Tensor) -> "PowerSpectrum":
-        """Return the spectrum of images (N, 3, H, W); see update."""
-        spectrum = cls.empty(images.shape[-1], images.device)
-        spectrum.update(images)
-        return spectrum
-
-    def update(self, images: Tensor) -> None:
-        """Add images (B, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits first (see eight_bit).
+        """Compute the spectrum of images (N, 3, H, W), uint8 or floats in [0, 1], rounded to 8 bits first.
 
         Raises:
-            InputError: not such images, or not of this size.
+            InputError: not such images, no images, or not square ones.
         """
-        levels = eight_bit(images).to(self.total.device)
-        if set(levels.shape[2:]) != {int(self.size)}:
-            height, width = levels.shape[2:]
-            raise InputError(f"power spectrum: an image of {width}x{height} among {self.size}x{self.size}")
-        self.total = self.total + radial_power(luminance(levels)).sum(0)
-        self.count = self.count + len(levels)
+        levels = eight_bit(images)
+        count, _, height, width = levels.shape
+        if not count or height != width:
+            raise InputError(f"power spectrum: {count:,} images of {width}x{height}; give square ones, one at least")
+        count, size = (torch.tensor(n, device=levels.device) for n in (count, width))
+        return cls(count, radial_power(luminance(levels)).sum(0), size)
 
-    def merge(self, other: "PowerSpectrum") -> None:
-        """Add the spectrum of another set, unchanged itself.
+    def __add__(self, other: "PowerSpectrum") -> "PowerSpectrum":
+        """Return the spectrum of both sets.
 
         Raises:
-            InputError: its images have another size.
+            InputError: their images have different sizes.
         """
         _check_same_size(self, other)
-        self.total, self.count = self.total + other.total, self.count + other.count
+        return PowerSpectrum(self.count + other.count, self.total + other.total, self.size)
 
     @property
     def power(self) -> Tensor:
@@ -112,7 +92,7 @@ def spectrum_gap(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
     cancel: read it together with spectrum_error. Minus infinity if the model's images have no detail at all.
 
     Raises:
-        InputError: different sizes, or no images.
+        InputError: different sizes.
     """
     return _log_ratio(model, data).mean()
 
@@ -123,15 +103,13 @@ def spectrum_error(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
     At least |spectrum_gap|; equal to it if the sign is the same at every frequency.
 
     Raises:
-        InputError: different sizes, or no images.
+        InputError: different sizes.
     """
     return _log_ratio(model, data).abs().mean()
 
 
 def _log_ratio(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
     _check_same_size(model, data)
-    if not model.count or not data.count:
-        raise InputError("power spectrum: of no images; update it first")
     upper = data.frequencies >= 0.5 / 4
     return (model.power[upper] / data.power[upper]).log2()
 

@@ -20,23 +20,14 @@ FORMAT = 1  # of the files: raise it when a network computes something else
 
 @dataclass(frozen=True)
 class StatisticsKey:
-    """Everything that statistics depend on; a file is used only if all of it agrees.
+    """Everything that statistics depend on; a file is used only if all of it agrees."""
 
-    Args:
-        dataset: identity of the images: source, place, number, and whatever else would change them.
-        split: train, valid or test.
-        crop: name of the crop.
-        size: side in pixels.
-        net: name of the feature network, or `pixels` if there is none.
-        kind: kind of statistics: features, moments, spectrum.
-    """
-
-    dataset: str
-    split: str
+    dataset: str  # identity of the images: source, place, number, and whatever else would change them
+    split: str  # train, valid or test
     crop: str
-    size: int
-    net: str
-    kind: str
+    size: int  # side in pixels
+    net: str  # name of the feature network, or `pixels` if there is none
+    kind: str  # of statistics: features, moments, spectrum
 
     @property
     def text(self) -> str:

@@ -36,7 +36,7 @@ def images(n: int, contrast: float = 0.2, seed: int = 0) -> Tensor:
 
 
 def image_set(n: int, shift: float = 0.0, contrast: float = 0.1, seed: int = 0) -> ImageSet:
-    return ImageSet.of(features(n, shift, seed), PowerSpectrum.of(images(32, contrast, seed)))
+    return ImageSet(features(n, shift, seed), PowerSpectrum.of(images(32, contrast, seed)))
 
 
 def test_a_row_has_the_values_of_its_distribution():
@@ -75,7 +75,7 @@ def test_mean_and_std_over_seeds_are_numpys():
     assert summarise_seeds(rows[:1]) == rows[0]
 
 
-def test_a_row_is_gathered_summarise_seeds():
+def test_a_row_is_collected_over_seeds():
     real = image_set(50)
     table, sets = ResultTable(real), [image_set(30, seed=seed) for seed in (1, 2)]
     for one in sets:

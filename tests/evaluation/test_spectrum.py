@@ -1,6 +1,8 @@
 """Power spectra of known images, and images as a picture file holds them."""
 
 import math
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -76,15 +78,11 @@ def test_spectrum_of_a_slope_has_no_high_frequencies_although_its_edges_differ()
     assert power[16:].sum() / power.sum() < 1e-6 < 1e-3 < without_window[16:].sum() / without_window.sum()
 
 
-def test_streamed_and_merged_spectra_equal_that_at_once():
+def test_added_spectra_equal_that_at_once():
     images = grey(0.5 + 0.1 * normal(50, 16, 16))
-    whole, streamed, merged = PowerSpectrum.of(images), PowerSpectrum.empty(16), PowerSpectrum.empty(16)
-    for batch in images.split(8):
-        streamed.update(batch)
-    for part in images.tensor_split([20]):
-        merged.merge(PowerSpectrum.of(part))
-    same(streamed, whole)
-    same(merged, whole)
+    whole = PowerSpectrum.of(images)
+    for parts in (images.split(8), images.tensor_split([20])):
+        same(reduce(add, map(PowerSpectrum.of, parts)), whole)
     same(PowerSpectrum.of(eight_bit(images)), whole)
 
 
@@ -126,10 +124,9 @@ def test_spectrum_gap_sees_only_upper_frequencies_and_the_error_does_not_cancel(
 
 def test_spectra_of_different_sizes_or_of_no_images_are_refused():
     small, large = PowerSpectrum.of(torch.zeros(2, 3, 16, 16)), PowerSpectrum.of(torch.zeros(2, 3, 32, 32))
-    for compare in (spectrum_gap, spectrum_error, PowerSpectrum.merge):
+    for compare in (spectrum_gap, spectrum_error, add):
         with pytest.raises(InputError, match="16 and 32 pixels"):
             compare(small, large)
-    with pytest.raises(InputError, match="32x16 among 16x16"):
-        small.update(torch.zeros(2, 3, 16, 32))
-    with pytest.raises(InputError, match="of no images"):
-        spectrum_gap(PowerSpectrum.empty(16), small)
+    for shape, found in (((2, 3, 16, 32), "2 images of 32x16"), ((0, 3, 16, 16), "0 images of 16x16")):
+        with pytest.raises(InputError, match=f"{found}; give square ones, one at least"):
+            PowerSpectrum.of(torch.zeros(shape))

@@ -45,9 +45,7 @@ def test_statistics_come_back_and_are_computed_once(tmp_path, moments, capsys):
     kept = cached_statistics(tmp_path / "new", KEY, moments)
     assert moments.times == 1 and capsys.readouterr().out == ""
     assert_equal(kept, computed)
-    merged = FeatureMoments(**kept)
-    merged.update(some_features())
-    assert merged.count == 100
+    assert (FeatureMoments(**kept) + FeatureMoments.of(some_features())).count == 100
     assert [path.name for path in (tmp_path / "new").iterdir()] == [KEY.filename]  # nothing half written
 
 
