@@ -50,21 +50,21 @@ class DrawComparison:
         if min(self.held_out, n) < least:
             few = f"{self.held_out:,} held-out images and n {n:,}: drawn images are compared with at least {least} each"
             raise InputError(f"evaluation: {few}; give more, or pass --evaluation.off true")
-        self.without_train = data.open_train()
-        train = 0 if self.without_train else data.describe()["images"]["train"]
+        self.train_missing = data.open_train()  # the reason, or None
+        train = 0 if self.train_missing else data.describe()["images"]["train"]
         self.chosen = torch.randperm(train, generator=generator(0))[:n].sort().values  # numbers of training images
-        if not self.without_train and len(self.chosen) < least:
-            self.without_train = f"{train} training images are fewer than {least}"
+        if not self.train_missing and len(self.chosen) < least:
+            self.train_missing = f"{train} training images are fewer than {least}"
         self.notes = list(self.remarks(train))
 
     def remarks(self, train: int) -> Iterator[str]:
         """Yield what limits the results, a line each; `train` is the number of all training images."""
         if (fewest := min(self.held_out, self.subject.n)) < FRECHET_LEAST:
             few = f"{self.subject.n:,} draws and {self.held_out:,} held-out images"
-            yield f"no Frechet distance (FID) of {few}, below {FRECHET_LEAST:,} it is bias: kernel stands in"
-            yield "the ladder's ratio_equal_n has that bias above and below, which draws it to 1"
-        if self.without_train:
-            yield f"no row train and no nearest neighbours: {self.without_train}"
+            yield f"no Frechet distance (FID) of {few}, below {FRECHET_LEAST:,} it is mostly bias: see kernel instead"
+            yield "the ladder's ratio_equal_n has that bias in numerator and denominator, which pulls it towards 1"
+        if self.train_missing:
+            yield f"no row train and no nearest neighbours: {self.train_missing}"
         else:
             yield f"row train and neighbours.png: {len(self.chosen):,} of {train:,} training images"
             if len(self.chosen) < FRECHET_LEAST <= fewest:
@@ -75,8 +75,8 @@ class DrawComparison:
         subject, pipeline, collector = self.subject, self.subject.pipeline, FeatureCollector(self.subject)
         rows = [row for row in pipeline.rows if row != "std"]  # it is not an image
         table = ResultTable(collector.real("test", range(self.held_out)))
-        train = None if self.without_train else collector.real("train", self.chosen.tolist())
-        first = {}  # features of seed 0 by row
+        train = None if self.train_missing else collector.real("train", self.chosen.tolist())
+        first: dict[str, Tensor] = {}  # features of seed 0 by row
         for seed in range(subject.seeds):
             drawn = collector.draws(f"draws of seed {seed}", pipeline, rows, seed)
             first = first or {row: images.features for row, images in drawn.items()}
@@ -90,7 +90,7 @@ class DrawComparison:
             features = {prior: draw(f"{prior} prior", prior=prior)[row].features for prior in others}
             features[best] = first[row]
             ladder = prior_ladder(features, once["reconstruction"].features) if subject.rank == 0 else {}
-        self.compare("what is there once", table, once | ({"train": train} if train else {}))
+        self.compare("the other rows", table, once | ({"train": train} if train else {}))
         return self.findings(table, ladder, first, train) if subject.rank == 0 else None
 
     def compare(self, name: str, table: ResultTable, drawn: dict[str, ImageSet]) -> None:
@@ -145,11 +145,7 @@ def nearest_training_images(
 
 
 class FeatureCollector:
-    """Collects the features and spectra of sets of images, of which every process measures a share.
-
-    Args:
-        subject: draws the images and has their features computed.
-    """
+    """Draws or reads sets of images and collects their features and spectra; every process measures a share of each."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject, self.net = subject, subject.net.to(subject.device)
@@ -158,7 +154,7 @@ class FeatureCollector:
         """Return the images of a split by number, from the cache or measured."""
         subject, data = self.subject, self.subject.data
         about = data.describe()
-        dataset = f"{len(numbers)} of {data.identity(split)}"  # seed 0 has chosen them
+        dataset = f"{len(numbers)} of {data.identity(split)}"  # which of them: chosen with seed 0, see DrawComparison
         key = StatisticsKey(dataset, split, about["crop"] or "none", about["size"], self.net.name, "set")
 
         def measure() -> dict[str, Tensor]:

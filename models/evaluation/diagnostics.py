@@ -66,14 +66,14 @@ class Diagnostics(nn.Module):
         }
         report = self.region_report()
         if report is not None:
-            std, error = (report.pixel_mean(v).sqrt() for v in (report.variance, report.squared_error))
-            for i in report.present.tolist():
-                values |= {f"std/{report.names[i]}": std[i], f"rmse/{report.names[i]}": error[i]}
+            present = report.present
+            std, error = (report.pixel_mean(v)[present].sqrt() for v in (report.variance, report.squared_error))
+            for i, region in enumerate(present.tolist()):
+                values |= {f"std/{report.names[region]}": std[i], f"rmse/{report.names[region]}": error[i]}
             if report.planted is not None:
-                noise, mean_error = report.pixel_mean(report.planted), report.pixel_mean(report.mean_error)
-                values["planted_std_error"] = (std / (noise + mean_error).sqrt() - 1).abs().nan_to_num().max()
-                # nan: of regions that no image has
-                values["planted_rank_correlation"] = spearmanr(std, noise.sqrt(), nan_policy="omit").statistic
+                noise, mean_error = (report.pixel_mean(v)[present] for v in (report.planted, report.mean_error))
+                values["planted_std_error"] = (std / (noise + mean_error).sqrt() - 1).abs().max()
+                values["planted_rank_correlation"] = spearmanr(std, noise.sqrt()).statistic
         return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
 
     def gap(self) -> tuple[str, Tensor]:

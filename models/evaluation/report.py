@@ -83,7 +83,7 @@ class Findings:
 
 @dataclass
 class EvaluationReport:
-    """The findings of all evaluators of a test."""
+    """The findings of all evaluators of a test, in the order of their tables."""
 
     findings: list[Findings]
 

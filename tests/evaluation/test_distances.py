@@ -8,6 +8,7 @@ from operator import add
 import numpy as np
 import pytest
 import torch
+from scipy import linalg
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -106,7 +107,6 @@ def test_frechet_distance_equals_the_library():
 
 
 def test_frechet_distance_equals_scipys_root():
-    linalg = pytest.importorskip("scipy.linalg")
     x, y = normal(300, D), 0.3 + normal(200, D, seed=1) @ normal(D, D, seed=2)
     c1, c2 = x.T.cov().numpy(), y.T.cov().numpy()
     want = (x.mean(0) - y.mean(0)).square().sum() + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real)

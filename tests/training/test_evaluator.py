@@ -1,4 +1,4 @@
-"""`train.py test` draws images and measures them beside held-out ones; here by a small feature network."""
+"""`train.py test` compares drawn images with held-out ones, here by a small feature network."""
 
 import json
 import shutil
@@ -261,7 +261,7 @@ def test_evaluation_can_be_left_out(root, net):
 
 def test_another_evaluator_is_an_entry_in_the_list(root, monkeypatch):
     class Brightness:
-        """The mean of the drawn images, where there is a row of them."""
+        """The mean of the decoder's means, for a VAE."""
 
         def __init__(self, subject: Subject) -> None:
             self.subject, self.notes = subject, ["brightness of 4 images"]
