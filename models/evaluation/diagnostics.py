@@ -72,7 +72,7 @@ class Diagnostics(nn.Module):
                 values |= {f"std/{report.names[region]}": std[i], f"rmse/{report.names[region]}": error[i]}
             if report.planted is not None:
                 noise, mean_error = (report.pixel_mean(v)[present] for v in (report.planted, report.mean_error))
-                values["planted_std_error"] = (std / (noise + mean_error).sqrt() - 1).abs().max()
+                values["planted_std_error"] = (std / (noise + mean_error).sqrt() - 1).abs().nan_to_num().max()
                 values["planted_rank_correlation"] = spearmanr(std, noise.sqrt()).statistic
         return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
 
