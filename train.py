@@ -32,7 +32,6 @@ from models.inference.pipeline import Card, read_checkpoint
 from models.training.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
 from models.training.cli import OneLineParser, fail, fail_if_known, lost_process, refuse_scalars
 from models.training.evaluator import Evaluator
-from models.training.modes import CountModes
 from models.training.tracking import Mode, make_tracker
 
 TRAINER_DEFAULTS = {
@@ -131,8 +130,6 @@ class CLI(LightningCLI):
         ddp = {"start_method": "popen", "find_unused_parameters": turns}
         StrategyRegistry.register("ddp", DDPStrategy, "what several processes get", override=True, **ddp)
         callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
-        if self.subcommand == "test":
-            callbacks.insert(1, CountModes())  # before the values are written
         config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
         if self.subcommand == "fit":
             tracked = self.card.tracked_run if self.card else None

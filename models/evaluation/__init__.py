@@ -1,1 +1,1 @@
-"""What held-out and drawn images say of a model."""
+"""Evaluation of a model on held-out and drawn images."""

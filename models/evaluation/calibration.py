@@ -1,7 +1,6 @@
-"""Whether p(x|z) can be believed: what held-out pixels say of the decoder's mean and std, streamed over batches.
+"""Calibration of p(x|z) and moments of q(z) on held-out images, streamed over batches.
 
-The sums are torchmetrics states, so that Lightning adds them up over processes.
-Axes: B batch, C channels, H height, W width.
+Axes: B batch, C channels, H height, W width, D latents, K draws of one image's z.
 """
 
 from dataclasses import dataclass
@@ -18,73 +17,72 @@ LEVELS = (0.5, 0.9, 0.99)
 """Probabilities of the central intervals whose coverage is counted."""
 
 EDGES = torch.linspace(-5.0, 5.0, 101)
-"""Edges of the histogram of standardised residuals; what lies beyond counts into the outermost bins."""
+"""Edges of the histogram of standardised residuals; values beyond them count into the outermost bins."""
 
 
-def inside_intervals(residual: Tensor) -> list[Tensor]:
-    """Which standardised residuals lie in the central interval of N(0, 1) for each of LEVELS, in their shape."""
+class SumMetric(Metric):
+    """A torchmetrics Metric whose states are float64 sums, which Lightning adds up over processes.
+
+    Args:
+        shapes: shape of every state, by name.
+        options: torchmetrics' own.
+    """
+
+    full_state_update = False
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], **options: Any) -> None:
+        super().__init__(**options)
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+
+def interval_masks(p: Gaussian, x: Tensor) -> list[Tensor]:
+    """Return for each of LEVELS which values of x lie inside the central interval of p, in the shape of x."""
+    residual = (x - p.mean) / p.std
     half = torch.special.ndtri(0.5 + 0.5 * torch.tensor(LEVELS, dtype=torch.float64)).to(residual)
     return [residual.abs() < h for h in half]
 
 
-@dataclass  # not frozen: torchmetrics walks through what compute() returns
+@dataclass  # not frozen: torchmetrics walks through the result of compute()
 class CalibrationReport:
-    """What a Calibration found.
+    """Result of a Calibration."""
 
-    Args:
-        coverage: share of pixels inside the central intervals of LEVELS, (3,).
-        histogram: density of the standardised residuals between EDGES, (100,).
-        model_variance: Var_z[mean] + E[std^2] of every pixel, in [0, 1] units squared, (C, H, W).
-        data_variance: Var[x] there.
-    """
-
-    coverage: Tensor
-    histogram: Tensor
-    model_variance: Tensor
-    data_variance: Tensor
+    coverage: Tensor  # share of pixels inside the central intervals of LEVELS, (3,)
+    histogram: Tensor  # density of the standardised residuals between EDGES, (100,)
+    model_variance: Tensor  # Var_z[mean] + E[std^2] of every pixel, in [0, 1] units squared, (C, H, W)
+    data_variance: Tensor  # Var[x] of every pixel, likewise
 
     @property
     def marginal_variance(self) -> Tensor:
-        """Sum of the model's variance over all pixels, by the sum of the data's: 1 by the marginal variance law."""
+        """The model's variance summed over pixels, divided by the data's: ideally 1."""
         return self.model_variance.sum() / self.data_variance.sum().clamp(min=1e-12)  # 0 for a single image
 
     @property
     def marginal_variance_gap(self) -> Tensor:
-        """Mean over pixels of |log(model variance / data variance)|: 0 by the law, at every pixel."""
+        """Mean over pixels of |log(model variance / data variance)|: ideally 0."""
         return (self.model_variance / self.data_variance.clamp(min=1e-12)).log().abs().mean()
 
 
-class Calibration(Metric):
-    """Standardised residuals (x - mean)/std of held-out images, and the marginal variance law of their pixels.
+class Calibration(SumMetric):
+    """Standardised residuals (x - mean)/std of held-out images, and the marginal variance of their pixels.
 
-    With z ~ q(z|x) a calibrated Gaussian has residuals ~ N(0, 1), central intervals that cover what they claim, and
-    Var_z[mean_i] + E[std_i^2] = Var[x_i] at every pixel i off the floor (factor analysis: docs/toy.md, 10).
+    With z ~ q(z|x) a calibrated Gaussian has residuals ~ N(0, 1), central intervals that cover their probability, and
+    Var_z[mean_i] + E[std_i^2] = Var[x_i] at every pixel i off the floor of std (factor analysis: docs/toy.md, 10).
 
     Args:
         shape: (C, H, W).
     """
 
-    full_state_update = False
-
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        zeros = {
-            "inside": torch.zeros(len(LEVELS), dtype=torch.float64),
-            "counts": torch.zeros(len(EDGES) - 1, dtype=torch.float64),
-            "images": torch.zeros((), dtype=torch.float64),
-        } | {
-            name: torch.zeros(shape, dtype=torch.float64)
-            for name in ("mean_sum", "mean_square", "variance_sum", "data_sum", "data_square")
-        }
-        for name, value in zeros.items():
-            self.add_state(name, value, dist_reduce_fx="sum")
+        maps = dict.fromkeys(("mean_sum", "mean_square", "variance_sum", "data_sum", "data_square"), shape)
+        super().__init__({"inside": (len(LEVELS),), "counts": (len(EDGES) - 1,), "images": (), **maps})
 
     def update(self, p: Gaussian, x: Tensor) -> None:
         """Add images x (B, C, H, W) in [0, 1] and their p(x|z), mean and logstd of that shape."""
-        residual = (x - p.mean) / p.std
-        self.inside += torch.stack([i.double().mean() for i in inside_intervals(residual)]) * len(x)
-        clipped = residual.clamp(EDGES[0].item(), EDGES[-1].item()).float().flatten()
-        self.counts += torch.histc(clipped, len(EDGES) - 1, EDGES[0].item(), EDGES[-1].item()).to(self.counts)
+        self.inside += torch.stack([mask.double().mean() for mask in interval_masks(p, x)]) * len(x)
+        first, last = EDGES[0].item(), EDGES[-1].item()
+        clipped = ((x - p.mean) / p.std).clamp(first, last).float().flatten()
+        self.counts += torch.histc(clipped, len(EDGES) - 1, first, last).to(self.counts)
         self.images += len(x)
         mean, data = p.mean.double(), x.double()
         self.mean_sum += mean.sum(0)
@@ -95,68 +93,57 @@ class Calibration(Metric):
 
     def compute(self) -> CalibrationReport:
         n = self.images
-        density = self.counts / (self.counts.sum() * (EDGES[1] - EDGES[0]))
         return CalibrationReport(
             coverage=self.inside / n,
-            histogram=density,
-            # clamp: of means far out the difference rounds, and not always to 0 or more
+            histogram=self.counts / (self.counts.sum() * (EDGES[1] - EDGES[0])),
+            # clamp: for large means the difference may round to below 0
             model_variance=(self.mean_square / n - (self.mean_sum / n).square()).clamp(min=0) + self.variance_sum / n,
             data_variance=self.data_square / n - (self.data_sum / n).square(),
         )
 
 
-@dataclass  # not frozen: torchmetrics walks through what compute() returns
+@dataclass  # not frozen: torchmetrics walks through the result of compute()
 class CodeReport:
-    """What a CodeStatistics found.
+    """Result of a CodeStatistics."""
 
-    Args:
-        mean: E[z], (D,).
-        covariance_of_means: Cov_x[E[z|x]], (D, D).
-        covariance: Cov[z] = Cov_x[E[z|x]] + E_x[Cov[z|x]], (D, D).
-        rate: of every latent, nats, (D,), beside N(0, I); None where q(z|x) is known by draws, whose rate is no sum
-            over latents.
-        active: latents with Var_x E[z|x] > 0.01.
-    """
-
-    mean: Tensor
-    covariance_of_means: Tensor
-    covariance: Tensor
-    rate: Tensor | None
-    active: Tensor
+    mean: Tensor  # E[z], (D,)
+    covariance_of_means: Tensor  # Cov_x[E[z|x]], (D, D)
+    covariance: Tensor  # Cov[z] = Cov_x[E[z|x]] + E_x[Cov[z|x]], (D, D)
+    rate: Tensor | None  # KL of every latent to N(0, 1), nats, (D,); None if q(z|x) is known by draws alone
+    active: Tensor  # number of latents with Var_x E[z|x] > 0.01, ()
 
     @property
     def gap(self) -> Tensor:
-        """KL(q(z) to p(z)) by q(z)'s mean and covariance, nats: the prior hole as far as two moments see it."""
+        """KL(q(z) to p(z)) by the mean and covariance of q(z), nats: the prior hole as far as two moments see it."""
         return kl_of_moments(self.mean, self.covariance)
 
 
-class CodeStatistics(Metric):
-    """Moments of the aggregate posterior q(z) and how far they are from N(0, I)'s, rate of every latent, active units.
+class CodeStatistics(SumMetric):
+    """Moments of the aggregate posterior q(z), rate of every latent, active units.
 
     Args:
         latent: D.
-        options: torchmetrics'; `sync_on_compute=False` where every process sees all images.
+        options: torchmetrics' own; `sync_on_compute=False` if every process sees all images.
     """
 
-    full_state_update = False
-
     def __init__(self, latent: int, **options: Any) -> None:
-        super().__init__(**options)
         square = (latent, latent)
         shapes = {"count": (), "drawn": (), "sum": (latent,), "outer": square, "within": square, "nats": (latent,)}
-        for name, shape in shapes.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        super().__init__(shapes, **options)
 
     def update(self, q: Gaussian | Draws) -> None:
         """Add a batch of posteriors, mean and logstd (B, D), or K >= 2 draws of each, (K, B, D).
 
-        Of draws E[z|x] and Cov[z|x] are estimates, and the outer product of the one is freed of the other's K-th part,
-        so that neither sum is biased.
+        From draws E[z|x] and Cov[z|x] are estimated. The outer product of the estimated mean contains 1/K of that
+        covariance, which is subtracted: neither sum is biased.
         """
         if isinstance(q, Draws):
-            mean, within = moments_of_draws(q.z.double())
+            z = q.z.double()
+            mean = z.mean(0)
+            centred = rearrange(z - mean, "k b d -> (k b) d")
+            within = centred.T @ centred / (len(z) - 1)  # (D, D), sum over images
             self.drawn += len(mean)
-            self.outer -= within / len(q.z)
+            self.outer -= within / len(z)
         else:
             mean, within = q.mean.double(), (2 * q.logstd.double()).exp().sum(0).diag()
             self.nats += kl_to_standard_normal(q).double().sum(0)
@@ -167,18 +154,11 @@ class CodeStatistics(Metric):
 
     def compute(self) -> CodeReport:
         mean = self.sum / self.count
-        of_means = self.outer / self.count - mean.outer(mean)
+        covariance_of_means = self.outer / self.count - mean.outer(mean)
         return CodeReport(
             mean=mean,
-            covariance_of_means=of_means,
-            covariance=of_means + self.within / self.count,
+            covariance_of_means=covariance_of_means,
+            covariance=covariance_of_means + self.within / self.count,
             rate=None if self.drawn else self.nats / self.count,
-            active=(of_means.diagonal() > 0.01).sum(),
+            active=(covariance_of_means.diagonal() > 0.01).sum(),
         )
-
-
-def moments_of_draws(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of every image's draws, (B, D), and the sum over images of their covariance, (D, D), for z (K, B, D)."""
-    mean = z.mean(0)
-    apart = rearrange(z - mean, "k b d -> (k b) d")
-    return mean, apart.T @ apart / (len(z) - 1)

@@ -1,27 +1,28 @@
-"""What held-out images say of stage 1's distribution: scalars, a table, and figures where people would rather look."""
+"""Diagnostics of stage 1's distribution on held-out images: scalars, a table and figures."""
 
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from models.core.gaussian import Draws, Gaussian
 from models.evaluation import figures
 from models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
-from models.evaluation.regions import RegionCalibration, RegionReport, spearman
+from models.evaluation.regions import RegionCalibration, RegionReport
 from models.vae.flow import AutoregressiveFlow
 
-COMPARED = "skin"
-"""The region that others are compared with, where there is one."""
+REFERENCE_REGION = "skin"
+"""The region whose std others are divided by; without it the first region that images have."""
 
 
 class Diagnostics(nn.Module):
-    """Streams over the held-out images of one evaluation, on every process; what it returns is over all of them.
+    """Metrics streamed over the held-out images of one evaluation; results are over the images of all processes.
 
     Args:
         size: image side in pixels.
         latent: D.
         regions: names of the regions that batches number, if they do.
-        flowed: whether p(z) is a flow.
+        flowed: True if p(z) is a flow.
     """
 
     def __init__(self, size: int, latent: int, regions: tuple[str, ...] = (), flowed: bool = False) -> None:
@@ -40,8 +41,8 @@ class Diagnostics(nn.Module):
     ) -> None:
         """Add images x (B, C, H, W) in [0, 1], their q(z|x) and p(x|z), and the batch's "regions" and "clean".
 
-        Where p(z) is a flow, for which draws of q are needed, the gap between q(z) and it is measured in its noise: it
-        is N(0, I) there, and a KL is the same before and after an invertible map.
+        If p(z) is a flow, q must be draws: they are mapped to the flow's noise, in which p(z) is N(0, I), and the gap
+        between q(z) and p(z) is measured there. A KL does not change under an invertible map.
         """
         self.code.update(q)
         if self.noise is not None:
@@ -52,7 +53,7 @@ class Diagnostics(nn.Module):
             self.regions.update(p, x, batch["regions"], clean)
 
     def scalars(self) -> dict[str, Tensor]:
-        """Values by name, without the stage."""
+        """Return values by name, without the stage."""
         code, calibration = self.code.compute(), self.calibration.compute()
         values = {
             "active_units": code.active.float(),
@@ -63,32 +64,32 @@ class Diagnostics(nn.Module):
         values |= {
             f"coverage_{100 * level:g}": share for level, share in zip(LEVELS, calibration.coverage, strict=True)
         }
-        report = self.by_region()
+        report = self.region_report()
         if report is not None:
-            std, error = (report.pooled(v).sqrt() for v in (report.variance, report.squared_error))
-            for i, name in enumerate(report.names):
-                if report.pixels[:, i].sum() > 0:
-                    values |= {f"std/{name}": std[i], f"rmse/{name}": error[i]}
+            present = report.present
+            std, error = (report.pixel_mean(v)[present].sqrt() for v in (report.variance, report.squared_error))
+            for i, region in enumerate(present.tolist()):
+                values |= {f"std/{report.names[region]}": std[i], f"rmse/{report.names[region]}": error[i]}
             if report.planted is not None:
-                expected = (report.pooled(report.planted) + report.pooled(report.excess)).sqrt()
-                values["planted_std_error"] = (std / expected - 1).abs().nan_to_num().max()
-                values["planted_rank_correlation"] = spearman(std, report.pooled(report.planted).sqrt())
+                noise, mean_error = (report.pixel_mean(v)[present] for v in (report.planted, report.mean_error))
+                values["planted_std_error"] = (std / (noise + mean_error).sqrt() - 1).abs().nan_to_num().max()
+                values["planted_rank_correlation"] = spearmanr(std, noise.sqrt()).statistic
         return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
 
     def gap(self) -> tuple[str, Tensor]:
-        """What p(z) is, and KL(q(z) to p(z)) by the mean and covariance of q(z), nats."""
+        """Return the name of p(z), and KL(q(z) to p(z)) by the mean and covariance of q(z), nats."""
         if self.noise is not None:
             return "the flow p(z)", self.noise.compute().gap
         return "N(0, I)", self.code.compute().gap
 
-    def by_region(self) -> RegionReport | None:
-        """The report by region, where batches had regions."""
+    def region_report(self) -> RegionReport | None:
+        """Return the report by region, or None if no batch had regions."""
         if self.regions is None or not len(self.regions.rows):
             return None
         return self.regions.compute()
 
     def table(self) -> str:
-        """What a person would ask first, and the regions with 95 % bootstrap intervals over images."""
+        """Return the main values, and the regions with 95 % bootstrap intervals over images."""
         code, calibration, (p, gap) = self.code.compute(), self.calibration.compute(), self.gap()
         coverage = ", ".join(f"{100 * c:.1f} %" for c in calibration.coverage)
         lines = [
@@ -100,43 +101,41 @@ class Diagnostics(nn.Module):
             + (f"rate {code.rate.sum():.1f} nats, " if code.rate is not None else "")
             + f"q(z) to {p} {gap:.1f} nats by its moments",
         ]
-        report = self.by_region()
+        report = self.region_report()
         return "\n".join(lines + (region_lines(report) if report is not None else []))
 
     def figures(self) -> dict[str, Figure]:
-        """Figures by name."""
-        drawn = {"diagnostics": figures.diagnostics(self.calibration.compute(), self.code.compute(), *self.gap())}
-        report = self.by_region()
-        return drawn | ({"regions": figures.regions(report)} if report is not None else {})
+        """Return figures by name."""
+        found = {"diagnostics": figures.diagnostics(self.calibration.compute(), self.code.compute(), *self.gap())}
+        report = self.region_report()
+        return found | ({"regions": figures.regions(report)} if report is not None else {})
 
 
 def region_lines(report: RegionReport) -> list[str]:
-    """Rows of a table: std, its ratio to the skin's with an interval, residual, coverage, planted noise."""
-    present = report.pixels.sum(0) > 0
-    base = report.names.index(COMPARED) if COMPARED in report.names else int(present.int().argmax())
+    """Return a table, a row per region: std, its ratio to the reference, residual, coverage, planted noise."""
+    base = report.names.index(REFERENCE_REGION) if REFERENCE_REGION in report.names else int(report.present[0])
 
-    def ratio(chosen: Tensor) -> Tensor:
-        std = report.pooled(report.variance, chosen).sqrt()
+    def ratio(chosen: Tensor | None = None) -> Tensor:
+        std = report.pixel_mean(report.variance, chosen).sqrt()
         return std / std[base]
 
-    low, high = report.interval(ratio)
-    every = ratio(torch.arange(len(report.pixels)))
-    std, error, inside = (report.pooled(v) for v in (report.variance, report.squared_error, report.inside))
+    low, high = report.bootstrap_interval(ratio)
+    ratios, planted = ratio(), report.planted is not None
+    variance, error, inside = map(report.pixel_mean, (report.variance, report.squared_error, report.inside))
     head = f"{'region':>12} {'std':>7} {'to ' + report.names[base]:>8} {'95 % interval':>16} {'residual':>8} "
     head += f"{'90 % covers':>11}"
-    planted = report.planted is not None
-    lines = [
-        head + (f" {'planted':>8} {'+ error':>8} {'std/that':>8} {'where right, std/planted':>25}" if planted else "")
-    ]
-    for i in torch.where(present)[0][std[present].argsort()].tolist():
+    if planted:
+        head += f" {'planted':>8} {'+ error':>8} {'std/that':>8} {'where right, std/planted':>25}"
+        quantities = (report.planted, report.mean_error, report.nearly_right, report.variance_nearly_right)
+        noise, mean_error, share, settled = map(report.pixel_mean, quantities)
+    lines = [head]
+    for i in report.present[variance[report.present].argsort()].tolist():
         interval = f"{low[i]:.2f} to {high[i]:.2f}"
-        line = f"{report.names[i]:>12} {std[i].sqrt():7.4f} {every[i]:8.2f} {interval:>16} {error[i].sqrt():8.4f} "
-        line += f"{100 * inside[i, 1]:9.1f} %"
+        line = f"{report.names[i]:>12} {variance[i].sqrt():7.4f} {ratios[i]:8.2f} {interval:>16} "
+        line += f"{error[i].sqrt():8.4f} {100 * inside[i, 1]:9.1f} %"
         if planted:
-            noise, excess, share, there = (
-                report.pooled(v)[i] for v in (report.planted, report.excess, report.nearly_right, report.variance_there)
-            )
-            line += f" {noise.sqrt():8.4f} {(noise + excess).sqrt():8.4f} {(std[i] / (noise + excess)).sqrt():8.3f}"
-            line += f" {(there / share / noise).sqrt():11.3f} on {100 * share:4.1f} %"
+            expected = noise[i] + mean_error[i]
+            line += f" {noise[i].sqrt():8.4f} {expected.sqrt():8.4f} {(variance[i] / expected).sqrt():8.3f}"
+            line += f" {(settled[i] / share[i] / noise[i]).sqrt():11.3f} on {100 * share[i]:4.1f} %"
         lines.append(line)
     return lines

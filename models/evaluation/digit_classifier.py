@@ -1,4 +1,4 @@
-"""A small network that reads handwritten digits, by which the modes of Stacked MNIST are told apart."""
+"""A small network that reads handwritten digits, to tell the modes of Stacked MNIST apart."""
 
 import hashlib
 import math
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from models.core.images import eight_bit
 from models.core.randomness import generator
-from models.evaluation.features import StatisticsKey, cached_statistics
+from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
 
 SIDE = 32  # pixels of a digit
-RECIPE = 1  # raise it when the same digits and seed make another classifier
+RECIPE = 1  # raise it when the same digits and seed give another classifier
 BATCH, DIGITS_SEEN = 100, 100_000
 LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-2
-ROTATION, SCALE, SHIFT = math.radians(10), 0.1, 2.5  # largest: of a digit's size; in pixels
-NOISE = 0.3  # largest std, in [0, 1] units
+ROTATION, SCALE, SHIFT = math.radians(10), 0.1, 2.5  # at most: radians, share of a digit's size, pixels
+NOISE = 0.3  # std at most, in [0, 1] units
 
 
 class DigitClassifier(nn.Module):
     """Digits (N, 1, 32, 32) in [0, 1], white on black, to logits (N, 10).
 
     Attributes:
-        accuracy: on held-out digits, a share, ().
+        accuracy: share of held-out digits that it reads right, ().
     """
 
     def __init__(self) -> None:
@@ -45,22 +45,22 @@ class DigitClassifier(nn.Module):
 
     @torch.no_grad()
     def read(self, levels: Tensor) -> Tensor:
-        """What digits (N, H, W), uint8, most look like, however unsure that is: (N,) from 0 to 9."""
+        """Return the most likely digit of each image (N, H, W), uint8, however unsure: (N,) from 0 to 9."""
         digits = rearrange(levels, "n h w -> n 1 h w").float() / 255
         if levels.shape[1:] != (SIDE, SIDE):
             digits = F.interpolate(digits, (SIDE, SIDE), mode="bilinear", antialias=True)
         return self(digits).argmax(1)
 
     def modes(self, images: Tensor) -> Tensor:
-        """100 red + 10 green + blue of stacks (B, 3, H, W), uint8 or floats in [0, 1], as a picture file holds them.
+        """Return 100 red + 10 green + blue of stacks (B, 3, H, W), uint8 or floats in [0, 1], rounded to 8 bits first.
 
-        As in PacGAN (Lin et al. 2018) every image counts: there is no least confidence.
+        As in PacGAN (Lin et al. 2018) every image counts, at any confidence.
 
         Returns:
             Modes (B,), from 0 to 999.
 
         Raises:
-            InputError: no such images, or not finite.
+            InputError: not such images, or not finite.
         """
         read = self.read(rearrange(eight_bit(images), "b c h w -> (b c) h w"))
         red, green, blue = rearrange(read, "(b c) -> c b", c=3)
@@ -68,24 +68,24 @@ class DigitClassifier(nn.Module):
 
 
 def augmented(digits: Tensor, rng: torch.Generator) -> Tensor:
-    """Digits (N, 1, 32, 32) a little turned, scaled and shifted, every second one under noise of some std.
+    """Rotate, scale and shift digits (N, 1, 32, 32) a little, and add noise of a random std to every second one.
 
-    The noise is no part of the usual recipe. But a classifier that never saw any reads 80 % of the digits right under
-    white noise of std 0.1 and 25 % at 0.2, and the modes of a noisy row would be its whims; with it, 98 %.
+    The noise is not part of the usual recipe. Without it the classifier reads 80 % of the digits right under white
+    noise of std 0.1 and 25 % at 0.2, so that the modes of a noisy row would mean nothing; with it, 98 %.
     """
     turn, scale, right, down = (2 * torch.rand(4, len(digits), generator=rng) - 1).unbind()
     turn, scale = ROTATION * turn, 1 + SCALE * scale
     cos, sin, right, down = scale * turn.cos(), scale * turn.sin(), right * 2 * SHIFT / SIDE, down * 2 * SHIFT / SIDE
-    maps = rearrange([cos, -sin, right, sin, cos, down], "(i j) n -> n i j", j=3)  # affine; sides lie at -1 and 1
+    maps = rearrange([cos, -sin, right, sin, cos, down], "(i j) n -> n i j", j=3)  # affine, for sides at -1 and 1
     moved = F.grid_sample(digits, F.affine_grid(maps, list(digits.shape), align_corners=False), align_corners=False)
     std = NOISE * (2 * torch.rand(len(digits), 1, 1, 1, generator=rng) - 1).clamp(min=0)
     return (moved + std * torch.randn(digits.shape, generator=rng)).clamp(0, 1)
 
 
-@torch.inference_mode(False)  # Lightning tests in it
+@torch.inference_mode(False)  # Lightning's test runs in inference mode
 @torch.enable_grad()
 def train_classifier(images: Tensor, labels: Tensor, seed: int) -> DigitClassifier:
-    """A classifier of digits (N, 32, 32) uint8 with labels (N,) int64, trained on the CPU: a minute of a core."""
+    """Train on digits (N, 32, 32) uint8 with labels (N,) int64, on the CPU; it takes one core a minute."""
     rng, steps = generator(seed), DIGITS_SEEN // BATCH
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the weights and the dropout are drawn from the global stream
@@ -105,12 +105,12 @@ def train_classifier(images: Tensor, labels: Tensor, seed: int) -> DigitClassifi
 def digit_classifier(
     train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], folder: str | Path, seed: int = 0
 ) -> DigitClassifier:
-    """The classifier of these digits, from the file of an earlier call if there is one, else trained; on the CPU.
+    """Return the classifier of these digits on the CPU, from the file of an earlier call or trained.
 
     Args:
-        train: digits (N, 32, 32) uint8 and what they are, (N,) int64.
-        held_out: the same, for its accuracy.
-        folder: where it is kept, by a hash of all digits.
+        train: digits (N, 32, 32) uint8 and their labels (N,) int64.
+        held_out: the same, to measure the accuracy.
+        folder: of its file, whose name has a hash of all digits.
         seed: of its training.
     """
     digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in (*train, *held_out))).hexdigest()

@@ -1,6 +1,9 @@
-"""Figures: tensors in, a matplotlib Figure out. One colour a word everywhere: data grey, mean blue, sample orange,
-denoised green. The toy's are in models/toy_figures.py.
+"""Figures: tensors in, a matplotlib Figure out.
+
+Colours mean the same everywhere: data grey, mean blue, sample orange, denoised green. See toys/figures.py for the toys.
 """
+
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -30,33 +33,25 @@ STYLE = {
 }
 
 
+styled = mpl.rc_context(STYLE)
+"""Decorator of functions that draw in this style."""
+
+
+@styled
 def new(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """A figure in the house's style and its axes, row by row."""
-    with mpl.rc_context(STYLE):
-        figure = Figure((width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
-    return figure, axes
-
-
-def styled(draw):
-    """A figure function that draws in the house's style."""
-
-    def wrapped(*args, **kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
-    return wrapped
+    """Return a new figure and its axes, row by row."""
+    figure = Figure((width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
 
 
 @styled
 def diagnostics(calibration: CalibrationReport, code: CodeReport, prior: str, gap: Tensor) -> Figure:
-    """Standardised residuals beside N(0, 1), the marginal variance law as a map, and what every latent says.
+    """Draw standardised residuals beside N(0, 1), a map of the marginal variance, and the rate of every latent.
 
     Args:
         calibration: of the pixels.
         code: of the latents.
-        prior: what p(z) is, in words.
+        prior: name of p(z).
         gap: KL(q(z) to p(z)) by two moments, nats.
     """
     figure, (left, middle, right) = new(13.5, 4.2, 3)
@@ -75,14 +70,14 @@ def diagnostics(calibration: CalibrationReport, code: CodeReport, prior: str, ga
     shown = middle.imshow(ratio, cmap="RdBu_r", vmin=-1, vmax=1)
     middle.set(xticks=[], yticks=[])
     middle.set_title(
-        f"Marginal variance law: the model's variance\nover the data's, {calibration.marginal_variance:.2f} in all"
+        f"Marginal variance: the model's divided\nby the data's, {calibration.marginal_variance:.2f} in all"
     )
     bar = figure.colorbar(shown, ax=middle, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.85)
     bar.ax.set_yticklabels(["1/2", "1/√2", "1", "√2", "2"])
-    drawn, name, nats = code.covariance_of_means.diagonal().clamp(min=0), "variance of E[z given x]", ""
+    values, name, nats = code.covariance_of_means.diagonal().clamp(min=0), "variance of E[z given x]", ""
     if code.rate is not None:
-        drawn, name, nats = code.rate, "rate, nats per image", f", {code.rate.sum():.0f} nats"
-    height = drawn.sort(descending=True).values.cpu().numpy()
+        values, name, nats = code.rate, "rate, nats per image", f", {code.rate.sum():.0f} nats"
+    height = values.sort(descending=True).values.cpu().numpy()
     right.fill_between(np.arange(1, len(height) + 1), height, color=MEAN, alpha=0.4, step="mid")
     right.set(xlabel="latent, by rank", ylabel=name, ylim=(0, None), xlim=(0.5, len(height) + 0.5))
     right.set_title(f"{int(code.active)} of {len(height)} latents active{nats};\nq(z) to {prior} {gap:.0f} nats")
@@ -91,25 +86,23 @@ def diagnostics(calibration: CalibrationReport, code: CodeReport, prior: str, ga
 
 @styled
 def regions(report: RegionReport) -> Figure:
-    """The decoder's std of every region beside the residual that it claims, with bootstrap intervals over images."""
+    """Draw the decoder's std of every region beside the actual residual, with bootstrap intervals over images."""
     kinds = {"std": (report.variance, SAMPLE), "actual residual": (report.squared_error, DATA)}
     if report.planted is not None:
         kinds["planted noise"] = (report.planted, INK)
-    present = torch.where(report.pixels.sum(0) > 0)[0]
-    order = present[report.pooled(report.variance)[present].argsort()]
+    order = report.present[report.pixel_mean(report.variance)[report.present].argsort()]
     figure, (ax,) = new(1.9 + 0.85 * len(order), 4.2)
     place, width = np.arange(len(order)), 0.8 / len(kinds)
     for i, (name, (values, colour)) in enumerate(kinds.items()):
-        height = report.pooled(values)[order].sqrt()
-        low, high = (
-            b[order].sqrt() for b in report.interval(lambda chosen, v=values: report.pooled(v, chosen), draws=300)
-        )
+        height = report.pixel_mean(values)[order].sqrt()
+        bounds = report.bootstrap_interval(partial(report.pixel_mean, values), draws=300)
+        low, high = (bound[order].sqrt() for bound in bounds)
         error = torch.stack([height - low, high - height]).clamp(min=0).numpy()
         style = {"yerr": error, "error_kw": {"lw": 1, "ecolor": INK}, "label": name, "color": colour, "alpha": 0.75}
         ax.bar(place + (i - (len(kinds) - 1) / 2) * width, height.numpy(), width, **style)
     ax.set(ylabel="std, pixels in [0, 1]", xlim=(-0.6, len(order) - 0.4))
     ax.set_xticks(place, [report.names[i] for i in order], rotation=30, ha="right")
-    ax.set_title("What the decoder claims of each region, and what is true")
+    ax.set_title("The decoder's std of each region, and the actual residual")
     ax.legend()
     return figure
 
@@ -127,7 +120,7 @@ ROW_STYLES = {
 
 @styled
 def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
-    """Radial power spectra of the data, which come first, and of every row; and the rows' over the data's."""
+    """Draw radial power spectra: of the data, the first entry, and of the rows, also divided by the data's."""
     (name, data), *others = rows.items()
     frequencies = data.frequencies.numpy()
     figure, (left, right) = new(11.5, 4.4, 2)
@@ -139,14 +132,14 @@ def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
     right.axhline(0, color=DATA, lw=4, alpha=0.6, zorder=0)
     right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="spectrum_gap, spectrum_error")
     for ax in (left, right):
-        ax.set(xlabel="cycles a pixel", xlim=(frequencies[0], frequencies[-1]))
+        ax.set(xlabel="cycles per pixel", xlim=(frequencies[0], frequencies[-1]))
         periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
         ax.set_xticks([1 / period for period in periods], [f"1/{period}" for period in periods])
         ax.set_xticks([], minor=True)
     left.set(ylabel="power, pixels in [0, 1]")
     left.set_title("Radial power spectrum of the luminance")
     right.set(ylabel="log2(power / data's)")
-    right.set_title("The same over the data's: below 0 is too smooth, above too noisy")
+    right.set_title("The same divided by the data's: below 0 is too smooth, above too noisy")
     for ax in (left, right):
         ax.legend()
     return figure

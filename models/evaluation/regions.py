@@ -1,9 +1,9 @@
-"""What held-out pixels say of p(x|z) by region: skin, hair, background, and whatever the data number.
+"""Calibration of p(x|z) on held-out images by region: skin, hair, background, and others that the data number.
 
-The sums are torchmetrics states, so that Lightning adds them up over processes.
 Axes: B batch, C channels, H height, W width, N images, R regions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,54 +13,49 @@ from torchmetrics import Metric
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
-from models.evaluation.calibration import inside_intervals
+from models.evaluation.calibration import interval_masks
 
 NEARLY_RIGHT = 0.1
 """Largest squared error of a mean that is nearly right, as a share of the variance of the planted noise."""
 
 
-def members(regions: Tensor, count: int) -> Tensor:
-    """Which pixels of regions (B, H, W) lie in each of `count`, 0 or 1, (B, R, H W); larger numbers lie in none."""
-    member = torch.nn.functional.one_hot(regions.long().clamp(max=count), count + 1)
-    return rearrange(member[..., :-1].float(), "b h w r -> b r (h w)")
+def region_masks(regions: Tensor, count: int) -> Tensor:
+    """Return masks, 0 or 1, (B, R, H W), of `count` regions from indices (B, H, W); larger indices are in no region."""
+    masks = torch.nn.functional.one_hot(regions.long().clamp(max=count), count + 1)
+    return rearrange(masks[..., :-1].float(), "b h w r -> b r (h w)")
 
 
-@dataclass  # not frozen: torchmetrics walks through what compute() returns
+@dataclass  # not frozen: torchmetrics walks through the result of compute()
 class RegionReport:
-    """Per image and region, (N, R); nan where an image has no pixel of it. Stds and errors in [0, 1] units, squared.
+    """Means per image and region, (N, R), nan if an image lacks the region; in [0, 1] units, squared."""
 
-    Args:
-        names: of the regions, R.
-        variance: mean of the decoder's std^2.
-        squared_error: mean of (x - mean)^2.
-        planted: mean of (x - clean)^2 where the clean image is known, else None.
-        excess: mean of (mean - clean)^2 where the clean image is known, else None.
-        nearly_right: share of pixels where that is below a tenth of the region's planted variance, else None.
-        variance_there: mean of the decoder's std^2 times whether the pixel is one of those, else None.
-        inside: share of pixels in the central intervals of LEVELS, (N, R, 3).
-        pixels: number of them.
-    """
+    names: tuple[str, ...]  # of the regions, R
+    variance: Tensor  # decoder's std^2
+    squared_error: Tensor  # (x - mean)^2
+    inside: Tensor  # share of pixels in the central intervals of LEVELS, (N, R, 3)
+    pixels: Tensor  # number of pixels
+    # None unless the clean images are known:
+    planted: Tensor | None = None  # (x - clean)^2
+    mean_error: Tensor | None = None  # (mean - clean)^2
+    nearly_right: Tensor | None = None  # share of pixels whose mean_error is below NEARLY_RIGHT of the region's planted
+    variance_nearly_right: Tensor | None = None  # decoder's std^2 at those pixels, 0 at the others
 
-    names: tuple[str, ...]
-    variance: Tensor
-    squared_error: Tensor
-    inside: Tensor
-    pixels: Tensor
-    planted: Tensor | None = None
-    excess: Tensor | None = None
-    nearly_right: Tensor | None = None
-    variance_there: Tensor | None = None
+    @property
+    def present(self) -> Tensor:
+        """Indices of the regions that some image has."""
+        return torch.where(self.pixels.sum(0) > 0)[0]
 
-    def pooled(self, values: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Mean of a per-image quantity over the pixels of each region of the chosen images, (R, ...)."""
+    def pixel_mean(self, values: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Average a per-image quantity over the pixels of each region of the chosen images (all): (R, ...)."""
         weight = self.pixels.reshape(*self.pixels.shape, *[1] * (values.ndim - 2))
         chosen = torch.arange(len(values)) if chosen is None else chosen
         return (values * weight)[chosen].nansum(0) / weight[chosen].sum(0)
 
-    def interval(self, statistic, draws: int = 1000, level: float = 0.95, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Bootstrap interval over images of statistic(chosen), a function of the images drawn: low and high."""
-        rng = torch.Generator().manual_seed(seed)
-        n = len(self.pixels)
+    def bootstrap_interval(
+        self, statistic: Callable[[Tensor], Tensor], draws: int = 1000, level: float = 0.95, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Resample the images and return the interval of statistic(indices of the resampled images): low and high."""
+        rng, n = torch.Generator().manual_seed(seed), len(self.pixels)
         values = torch.stack([statistic(torch.randint(n, (n,), generator=rng)) for _ in range(draws)])
         tail = (1 - level) / 2
         return values.nanquantile(tail, dim=0), values.nanquantile(1 - tail, dim=0)
@@ -70,7 +65,7 @@ class RegionCalibration(Metric):
     """Mean std and residual of held-out images by region, kept per image, so that images can be resampled.
 
     Args:
-        names: of the regions, in the order of their indices; larger indices belong to none.
+        names: of the regions, in the order of their indices; pixels with larger indices belong to no region.
     """
 
     full_state_update = False
@@ -82,39 +77,30 @@ class RegionCalibration(Metric):
 
     def update(self, p: Gaussian, x: Tensor, regions: Tensor, clean: Tensor | None = None) -> None:
         """Add images x (B, C, H, W) in [0, 1], their p(x|z), regions (B, H, W), and the images without their noise."""
-        residual = (x - p.mean) / p.std
-        maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[i.float() for i in inside_intervals(residual)]]
+        maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[mask.float() for mask in interval_masks(p, x)]]
         maps = [reduce(m.expand_as(x), "b c h w -> b (h w)", "mean") for m in maps]
-        member = members(regions, len(self.names))
-        pixels = member.sum(-1, keepdim=True)
+        masks = region_masks(regions, len(self.names))
+        pixels = masks.sum(-1, keepdim=True)
         if clean is None:
             maps += [torch.full_like(maps[0], torch.nan)] * 4
         else:
-            planted, excess = (reduce(m.square(), "b c h w -> b (h w)", "mean") for m in (x - clean, p.mean - clean))
-            noise = torch.einsum("b r p, b p -> b r", member, planted) / pixels[..., 0]
-            there = torch.einsum("b r p, b r -> b p", member, noise.nan_to_num())  # of the region that a pixel lies in
-            nearly_right = (excess < NEARLY_RIGHT * there).float()
-            maps += [planted, excess, nearly_right, nearly_right * maps[0]]
+            planted, error = (reduce(m.square(), "b c h w -> b (h w)", "mean") for m in (x - clean, p.mean - clean))
+            of_region = torch.einsum("b r p, b p -> b r", masks, planted) / pixels[..., 0]
+            of_pixel = torch.einsum("b r p, b r -> b p", masks, of_region.nan_to_num())  # that of the pixel's region
+            nearly_right = (error < NEARLY_RIGHT * of_pixel).float()
+            maps += [planted, error, nearly_right, nearly_right * maps[0]]
         stacked = torch.stack(maps, -1)  # (B, HW, Q)
-        self.rows.append(torch.cat([member @ stacked / pixels, pixels], -1).double())  # (B, R, Q + 1)
+        self.rows.append(torch.cat([masks @ stacked / pixels, pixels], -1).double())  # (B, R, Q + 1)
 
     def compute(self) -> RegionReport:
-        """All images so far.
+        """Return the report of all images so far.
 
         Raises:
-            InputError: there are none.
+            InputError: no image had regions.
         """
         rows = torch.cat(list(self.rows)) if isinstance(self.rows, list) and self.rows else self.rows
         if not isinstance(rows, Tensor):
             raise InputError("calibration by region: no image had regions")
-        rows = rows.cpu()
-        variance, error, *inside, planted, excess, share, settled, pixels = rows.unbind(-1)
-        known = {"planted": planted, "excess": excess, "nearly_right": share, "variance_there": settled}
-        known = {} if planted.isnan().all() else known
-        return RegionReport(self.names, variance, error, torch.stack(inside, -1), pixels, **known)
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two vectors without ties."""
-    ranks = torch.stack([v.argsort().argsort().double() for v in (a, b)])
-    return torch.corrcoef(ranks)[0, 1].item()
+        variance, error, *inside, planted, mean_error, share, settled, pixels = rows.cpu().unbind(-1)
+        known = () if planted.isnan().all() else (planted, mean_error, share, settled)
+        return RegionReport(self.names, variance, error, torch.stack(inside, -1), pixels, *known)

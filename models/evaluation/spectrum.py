@@ -1,4 +1,4 @@
-"""Sharpness without a network: the radial power spectrum of images, beside that of the data.
+"""Sharpness without a network: the radial power spectrum of images, compared with that of the data.
 
 Axes: N images, R radial frequencies, B batch, H height, W width.
 """
@@ -15,70 +15,50 @@ from models.core.images import eight_bit
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's mode L
 
 
-@dataclass
+@dataclass(frozen=True)
 class PowerSpectrum:
-    """Radially averaged power spectrum of the luminance of square images, gathered in any portions, in float64.
+    """Radially averaged power spectrum of the luminance of square images, in float64; disjoint sets add up by `+`."""
 
-    Tensors, so that it can be gathered over processes or kept on disk as it is: `PowerSpectrum(**vars(s))`.
-
-    Args:
-        count: N, int64, ().
-        total: sum of the images' spectra at 1, 2, ..., R = H // 2 cycles an image, (R,).
-        size: H = W in pixels, int64, ().
-    """
-
-    count: Tensor
-    total: Tensor
-    size: Tensor
-
-    @classmethod
-    def empty(cls, size: int, device: torch.device | str = "cpu") -> "PowerSpectrum":
-        """That of no images, of a side in pixels."""
-        count, side = (torch.tensor(n, dtype=torch.int64, device=device) for n in (0, size))
-        return cls(count, torch.zeros(size // 2, dtype=torch.float64, device=device), side)
+    count: Tensor  # N, int64, ()
+    total: Tensor  # sum of the images' spectra at 1, 2, ..., R = H // 2 cycles per image, (R,)
+    size: Tensor  # H = W in pixels, int64, ()
 
     @classmethod
     def of(cls, images: Tensor) -> "PowerSpectrum":
-        """That of images (N, 3, H, W); see update."""
-        spectrum = cls.empty(images.shape[-1], images.device)
-        spectrum.update(images)
-        return spectrum
-
-    def update(self, images: Tensor) -> None:
-        """Add images (B, 3, H, W), uint8 or floats in [0, 1], which are rounded to 8 bits first (see eight_bit).
+        """Compute the spectrum of images (N, 3, H, W), uint8 or floats in [0, 1], rounded to 8 bits first.
 
         Raises:
-            InputError: no such images, or not of this size.
+            InputError: not such images, no images, or not square ones.
         """
-        levels = eight_bit(images).to(self.total.device)
-        if set(levels.shape[2:]) != {int(self.size)}:
-            height, width = levels.shape[2:]
-            raise InputError(f"power spectrum: an image of {width}x{height} among {self.size}x{self.size}")
-        self.total = self.total + radial_power(luminance(levels)).sum(0)
-        self.count = self.count + len(levels)
+        levels = eight_bit(images)
+        count, _, height, width = levels.shape
+        if not count or height != width:
+            raise InputError(f"power spectrum: {count:,} images of {width}x{height}; give square ones, one at least")
+        count, size = (torch.tensor(n, device=levels.device) for n in (count, width))
+        return cls(count, radial_power(luminance(levels)).sum(0), size)
 
-    def merge(self, other: "PowerSpectrum") -> None:
-        """Add another set's, which stays as it is.
+    def __add__(self, other: "PowerSpectrum") -> "PowerSpectrum":
+        """Return the spectrum of both sets.
 
         Raises:
-            InputError: of another size.
+            InputError: their images have different sizes.
         """
         _check_same_size(self, other)
-        self.total, self.count = self.total + other.total, self.count + other.count
+        return PowerSpectrum(self.count + other.count, self.total + other.total, self.size)
 
     @property
     def power(self) -> Tensor:
-        """Mean over the images, (R,), squared [0, 1] units a pixel: white noise of std s has s^2 everywhere."""
+        """Mean over the images, (R,), squared [0, 1] units per pixel: white noise of std s has s^2 everywhere."""
         return self.total / self.count
 
     @property
     def frequencies(self) -> Tensor:
-        """Cycles a pixel of each value, (R,); Nyquist, 1/2, is the last for an even size."""
+        """Cycles per pixel of each value, (R,); the last is Nyquist, 1/2, if the size is even."""
         return torch.arange(1, len(self.total) + 1, device=self.total.device) / self.size.double()
 
 
 def luminance(levels: Tensor) -> Tensor:
-    """0.299 R + 0.587 G + 0.114 B of uint8 images (B, 3, H, W), in [0, 1] units, float64, not rounded: (B, H, W)."""
+    """Return 0.299 R + 0.587 G + 0.114 B of uint8 images (B, 3, H, W), in [0, 1], float64, not rounded: (B, H, W)."""
     weights = torch.tensor(LUMINANCE, dtype=torch.float64, device=levels.device) / 255
     return einsum(levels.double(), weights, "b c h w, c -> b h w")
 
@@ -86,11 +66,11 @@ def luminance(levels: Tensor) -> Tensor:
 def radial_power(images: Tensor) -> Tensor:
     """P(r) = mean |F(u, v)|^2 / sum w^2 over round(|(u, v)|) = r, F = DFT of w (x - mean x): (B, R), R = H // 2.
 
-    w is a Hann window: without it the jump between opposite edges, which the DFT takes for neighbours, lays a floor
-    under the high frequencies of a photograph that hides how blurry it is. Corners beyond Nyquist are left out.
+    w is a Hann window. Without it the jump between opposite edges, which are neighbours to the DFT, adds a floor to the
+    high frequencies of a photograph, which hides how blurry it is. Corners beyond Nyquist are left out.
 
     Args:
-        images: square, of one channel, (B, H, W), float64.
+        images: of one channel, (B, H, W), H = W, float64.
     """
     side = images.shape[-1]
     hann = torch.hann_window(side, dtype=images.dtype, device=images.device)
@@ -109,10 +89,10 @@ def spectrum_gap(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
     """Mean of log2(P_model / P_data) over the radial frequencies from Nyquist/4 to Nyquist, (), in octaves of power.
 
     Negative: too smooth; positive: too noisy; -2 is a quarter of the power, half the amplitude. Both kinds of error may
-    cancel: read it with spectrum_error. Minus infinity if the model's images have no detail at all.
+    cancel: read it together with spectrum_error. Minus infinity if the model's images have no detail at all.
 
     Raises:
-        InputError: of different sizes, or of no images.
+        InputError: different sizes.
     """
     return _log_ratio(model, data).mean()
 
@@ -120,22 +100,20 @@ def spectrum_gap(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
 def spectrum_error(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
     """Mean of |log2(P_model / P_data)| over the radial frequencies from Nyquist/4 to Nyquist, (), in octaves of power.
 
-    At least |spectrum_gap|; equal to it where the sign is the same at every frequency.
+    At least |spectrum_gap|; equal to it if the sign is the same at every frequency.
 
     Raises:
-        InputError: of different sizes, or of no images.
+        InputError: different sizes.
     """
     return _log_ratio(model, data).abs().mean()
 
 
 def _log_ratio(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
     _check_same_size(model, data)
-    if not model.count or not data.count:
-        raise InputError("power spectrum: of no images; update it first")
     upper = data.frequencies >= 0.5 / 4
     return (model.power[upper] / data.power[upper]).log2()
 
 
 def _check_same_size(one: PowerSpectrum, other: PowerSpectrum) -> None:
     if one.size != other.size:
-        raise InputError(f"power spectrum: images of {one.size} and {other.size} pixels do not compare; resize one")
+        raise InputError(f"power spectrum: images of {one.size} and {other.size} pixels cannot be compared; resize one")

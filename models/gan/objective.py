@@ -122,14 +122,11 @@ def spread_loss(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
         std: the decoder's std, (B, C, H, W).
         pool: side of a region in pixels; divides H and W.
     """
-    region = {"pattern": "b c (h p) (w q) -> b h w", "reduction": "mean", "p": pool, "q": pool}
-    claimed = reduce(std.square(), **region)
-
-    def excess(i: int, j: int) -> Tensor:
-        return reduce((draws[i] - draws[j]).square() / 2, **region) / claimed - 1  # (B, H/p, W/p)
-
-    pairs = excess(0, 1) * excess(2, 3) + excess(0, 2) * excess(1, 3) + excess(0, 3) * excess(1, 2)
-    return reduce(pairs / 3, "b h w -> b", "mean")
+    half = 0.5 * (draws[[0, 0, 0, 2, 1, 1]] - draws[[1, 2, 3, 3, 3, 2]]).square()  # (6, B, C, H, W)
+    region = {"reduction": "mean", "p": pool, "q": pool}
+    estimates = reduce(half, "n b c (h p) (w q) -> n b h w", **region)
+    excess = estimates / reduce(std.square(), "b c (h p) (w q) -> b h w", **region) - 1
+    return reduce(excess[:3] * excess[3:], "n b h w -> b", "mean")
 
 
 def spread_terms(draws: Tensor, std: Tensor) -> dict[str, Tensor]:

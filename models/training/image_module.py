@@ -11,9 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from models.core.randomness import Noise, noise_of_images
-from models.evaluation import figures
 from models.evaluation.report import EvaluationReport
-from models.inference.pictures import panel
 from models.inference.pipeline import Card, Pipeline, PlainPipeline
 from models.training.divergence import PATIENCE, diverged
 from models.training.recipe import Recipe
@@ -146,11 +144,7 @@ class ImageModule(Recipe):
 
     def figures(self) -> dict[str, Figure | Image]:
         """Return figures of the last evaluation by name."""
-        if self.evaluation is None:
-            return {}
-        drawn = {"spectra": figures.spectra(self.evaluation.spectra)}
-        neighbours = self.evaluation.neighbours
-        return drawn | ({"neighbours": panel(neighbours)} if neighbours else {})
+        return self.evaluation.figures() if self.evaluation else {}
 
 
 def number_of_pieces(images: int, most: int) -> int:

@@ -70,7 +70,7 @@ class Recipe(pl.LightningModule):
     def count_images(self, batch: dict[str, Tensor], skipped: Tensor | None = None) -> None:
         """Count a global batch as seen, and whether its step was skipped; at the budget the Trainer stops."""
         self.images_seen += self.global_batch(batch)
-        self.trainer.should_stop = self.finished
+        self.trainer.should_stop = self.images_seen >= self.schedule.budget
         if skipped is not None:  # in all; in a row
             self.skips.add_(skipped).mul_(torch.stack([torch.ones_like(skipped), skipped]))
 
@@ -97,7 +97,7 @@ class Recipe(pl.LightningModule):
             return
         # float: Lightning averages the counts over processes too, and would round the mean of whole ones down.
         size = float(next(len(t) for t in terms.values() if t.ndim))
-        means = {f"{stage}/{name}": term.detach().mean() for name, term in terms.items()}
+        means = {f"{stage}/{name}": term.mean() for name, term in terms.items()}
         training = stage == "train"
         if training and self.trainer.world_size > 1:  # in one go, where Lightning would wait for all at every name
             of_all = self.trainer.strategy.reduce(torch.stack([mean.float() for mean in means.values()]))

@@ -36,6 +36,7 @@ class Update:
         skipped: whether the step was not finite, or forbidden, and changed nothing: a bool tensor, ().
     """
 
+    terms: dict[str, Tensor]
     skipped: Tensor
 
     def __init__(self, module: pl.LightningModule, optimizer: LightningOptimizer, clip: float = inf) -> None:
@@ -54,7 +55,8 @@ class Update:
 
     def backward(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         """Add the gradient of a piece's loss, (), and keep its named terms."""
-        self.module.manual_backward(spoiled_unless_finite(loss / self.pieces))
+        # Times (1 + 0 * loss): the loss itself, bit for bit; where it is inf or nan, its whole gradient is nan.
+        self.module.manual_backward(loss / self.pieces * (1 + 0 * loss.detach()))
         self.found.append({name: term.detach() for name, term in terms.items()})
 
     def step(self, unless: Tensor | None = None) -> None:
@@ -73,15 +75,7 @@ class Update:
             for parameter in parameters:
                 parameter.grad.fill_(inf)  # and so the scaler skips the step, and lowers its scale
         self.optimizer.step()
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        return {name: torch.stack([terms[name] for terms in self.found]) for name in self.found[0]}
-
-
-def spoiled_unless_finite(loss: Tensor) -> Tensor:
-    """Return loss * (1 + 0 * loss): the loss itself, bit for bit; where it is inf or nan, its whole gradient is nan."""
-    return loss * (1 + 0 * loss.detach())
+        self.terms = {name: torch.stack([terms[name] for terms in self.found]) for name in self.found[0]}
 
 
 def adam(network: nn.Module, learning_rate: float, **options: float | tuple[float, float]) -> torch.optim.Adam:

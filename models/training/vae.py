@@ -93,6 +93,7 @@ class VAEModule(ImageModule):
         self.prior_images, self.prior_components = prior_images, prior_components
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
+        self.couples_the_batch = regulariser != "posterior" or free_bits > 0  # no mean of the images' rates
         self.vae = VAE(size, net)
         self.prior = LatentPrior(net.latent, net.prior)
         self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
@@ -120,18 +121,13 @@ class VAEModule(ImageModule):
         p, distortion, minimised = reconstruct(self.vae, draws.z, target, log_likelihood, self.gradient)
         kl = rate(q, draws, self.prior)  # (B,)
         terms = statistics(p, x, distortion, kl, self.vae.config.std_floor)
-        weight = self.rate_weight * warmed_up(self.progress, self.rate_warmup)
+        weight = self.rate_weight * warmed_up(self.images_seen / self.schedule.budget, self.rate_warmup)
         if not self.couples_the_batch:
             return minimised.mean() + weight * kl.mean(), terms
         regulariser = self.regularisation(q, draws.z, noise)
         if self.regulariser != "posterior":
             terms["regulariser"] = regulariser
         return minimised.mean() + weight * self.regulariser_weight * regulariser, terms
-
-    @property
-    def couples_the_batch(self) -> bool:
-        """True if the rate term couples the images of a batch: it is no mean of the images' rates."""
-        return self.regulariser != "posterior" or self.free_bits > 0
 
     def regularisation(self, q: Posterior, z: Tensor, noise: Noise) -> Tensor:
         """Return the rate term of the global batch in nats per image, (), for this process's q(z|x) and z (B, D)."""

@@ -1,4 +1,4 @@
-"""Calibration: a model that is right by construction scores as right, and each way of being wrong shows."""
+"""Calibration: a model that is right by construction scores as right, and each kind of error shows."""
 
 import pytest
 import torch
@@ -10,22 +10,22 @@ SHAPE = (3, 8, 8)
 
 
 def draws(n=4000, std=0.05, told=1.0, seed=0):
-    """Images x ~ N(mean, std^2) with means that vary between images, and the p(x|z) that states told * std."""
+    """Return p(x|z) that claims a std of told * std, and images x ~ N(mean, std^2) whose means vary."""
     rng = torch.Generator().manual_seed(seed)
     mean = 0.5 + 0.1 * torch.randn(n, *SHAPE, generator=rng)
     x = mean + std * torch.randn(n, *SHAPE, generator=rng)
     return Gaussian(mean, torch.full_like(mean, told * std).log()), x
 
 
-def of(p, x, parts=1):
+def measured(p, x, parts=1):
     metric = Calibration(SHAPE)
     for mean, logstd, images in zip(*(t.chunk(parts) for t in (p.mean, p.logstd, x)), strict=True):
         metric.update(Gaussian(mean, logstd), images)
     return metric.compute()
 
 
-def test_intervals_of_a_calibrated_model_cover_what_they_claim():
-    found = of(*draws())
+def test_intervals_of_a_calibrated_model_cover_their_probability():
+    found = measured(*draws())
     torch.testing.assert_close(found.coverage, torch.tensor(LEVELS, dtype=torch.float64), rtol=0, atol=2e-3)
     centre = 0.5 * (EDGES[1:] + EDGES[:-1])
     normal = (-0.5 * centre.square()).exp() / (2 * torch.pi) ** 0.5
@@ -34,12 +34,12 @@ def test_intervals_of_a_calibrated_model_cover_what_they_claim():
 
 def test_a_std_that_is_too_small_covers_less_and_one_too_large_more():
     claimed = torch.tensor(LEVELS, dtype=torch.float64)
-    assert (of(*draws(told=0.5)).coverage < claimed).all()
-    assert (of(*draws(told=2.0)).coverage > claimed).all()
+    assert (measured(*draws(told=0.5)).coverage < claimed).all()
+    assert (measured(*draws(told=2.0)).coverage > claimed).all()
 
 
-def test_the_marginal_variance_law_holds_for_the_true_model_and_says_by_how_much_it_fails():
-    right, wide = of(*draws()), of(*draws(told=2.0))
+def test_the_marginal_variance_is_that_of_the_data_for_the_true_model_alone():
+    right, wide = measured(*draws()), measured(*draws(told=2.0))
     assert right.marginal_variance.item() == pytest.approx(1, abs=0.01)
     assert right.marginal_variance_gap.item() < 0.03
     expected = (0.1**2 + 0.1**2) / (0.1**2 + 0.05**2)
@@ -49,5 +49,5 @@ def test_the_marginal_variance_law_holds_for_the_true_model_and_says_by_how_much
 
 def test_batches_add_up():
     p, x = draws(64)
-    for one, many in zip(vars(of(p, x)).values(), vars(of(p, x, parts=5)).values(), strict=True):
+    for one, many in zip(vars(measured(p, x)).values(), vars(measured(p, x, parts=5)).values(), strict=True):
         torch.testing.assert_close(one, many)

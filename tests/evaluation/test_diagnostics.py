@@ -1,4 +1,4 @@
-"""A test of stage 1 from the command line leaves a table and figures, also by region and beside planted noise."""
+"""A test of stage 1 from the command line writes a table and figures, also by region and with planted noise."""
 
 import json
 import shutil
@@ -16,13 +16,13 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def root(trained, tmp_path_factory):
-    """A copy of the finished runs, which a test may write to."""
+    """Copy the finished runs, so that tests may write to them."""
     copy = tmp_path_factory.mktemp("diagnosed")
     shutil.copytree(trained.root, copy, dirs_exist_ok=True)
     return copy
 
 
-def test_a_test_prints_and_writes_what_held_out_images_say(root, capsys):
+def test_a_test_prints_and_writes_diagnostics(root, capsys):
     folder = tiny.run(root, "vae", subcommand="test")
     table = (folder / "table.txt").read_text()
     assert table.strip() in capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_a_test_prints_and_writes_what_held_out_images_say(root, capsys):
     assert metrics["test/std/skin"] > 0 and "test/planted_std_error" not in metrics
 
 
-def test_planted_noise_is_compared_with_what_the_std_claims(root):
+def test_the_std_is_compared_with_the_planted_noise(root):
     noise = json.dumps(dict.fromkeys(REGIONS, 0.05))
     folder = tiny.run(root, "vae", "--data.noise", noise, subcommand="test")
     assert "planted" in (folder / "table.txt").read_text()
@@ -67,7 +67,7 @@ def test_code_statistics_are_those_of_all_batches_at_once():
     torch.testing.assert_close(found.gap, kl_of_moments(mean.mean(0), covariance.double()), rtol=1e-5, atol=1e-6)
 
 
-def test_a_right_model_is_told_so(tmp_path):
+def test_a_true_model_has_ideal_diagnostics(tmp_path):
     rng = torch.Generator().manual_seed(0)
     mean = 0.5 + 0.1 * torch.randn(64, 3, 32, 32, generator=rng)
     clean, p = mean, Gaussian(mean, torch.full_like(mean, 0.05).log())
@@ -81,3 +81,13 @@ def test_a_right_model_is_told_so(tmp_path):
     assert scalars["prior_gap"].item() == pytest.approx(0, abs=1e-6)
     assert scalars["planted_std_error"].item() < 0.02 and scalars["planted_rank_correlation"].item() == pytest.approx(1)
     assert scalars["marginal_variance"].item() == pytest.approx(1, abs=0.02)
+
+
+def test_the_rank_correlation_sees_the_order_of_the_regions_that_images_have():
+    mean, regions = torch.full((4, 3, 32, 32), 0.5), torch.arange(32).div(8, rounding_mode="floor").expand(4, 32, 32)
+    std = 0.01 * (1 + regions[:, None]).expand_as(mean)
+    for logstd, correlation in ((std.log(), 1), (-std.log(), -1)):
+        diagnostics = Diagnostics(32, 2, ("a", "b", "c", "d", "absent"))
+        q, p = Gaussian(torch.zeros(4, 2), torch.zeros(4, 2)), Gaussian(mean, logstd)
+        diagnostics.update(q, p, mean + std, {"regions": regions, "clean": 255 * mean})
+        assert diagnostics.scalars()["planted_rank_correlation"].item() == pytest.approx(correlation)

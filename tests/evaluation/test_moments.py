@@ -1,4 +1,4 @@
-"""Moments of the denoised images: an ideal denoiser keeps both, and each way of losing one shows, region by region."""
+"""Moments of denoised images: an ideal denoiser keeps both, and each kind of loss shows, region by region."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ def normal(*shape, seed=0):
 
 
 def decoded():
-    """Means that vary, and a std that rises from left to right."""
+    """Return means that vary, and a std that rises from left to right."""
     std = torch.linspace(0.02, 0.2, 8).expand(B, *SHAPE)
     return Gaussian(0.5 + 0.1 * normal(B, *SHAPE), std.log())
 
 
 def halves():
-    """The left half is region 0, the right half region 1, but for its last column, which is none."""
+    """Return regions: the left half is 0, the right half 1, the last column in none."""
     regions = torch.zeros(B, 8, 8, dtype=torch.uint8)
     regions[..., 4:], regions[..., 7:] = 1, 255
     return regions
@@ -58,7 +58,7 @@ def test_ratios_are_of_sums_over_pixels_not_means_of_ratios():
     assert measured(only_left, p).variance_ratio.item() == pytest.approx(share.item(), rel=0.05)
 
 
-def test_regions_are_measured_apart_and_what_is_outside_in_the_whole_alone():
+def test_regions_are_measured_apart_and_pixels_outside_count_into_the_whole_alone():
     p = decoded()
     strength = torch.ones(8)
     strength[4:7], strength[7] = 0.5, 3.0

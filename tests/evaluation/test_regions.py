@@ -1,22 +1,22 @@
-"""By region: each is measured apart, and what is planted on it comes out."""
+"""By region: each is measured apart, and planted noise is recovered."""
 
 import pytest
 import torch
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
-from models.evaluation.regions import RegionCalibration, spearman
+from models.evaluation.regions import RegionCalibration
 from tests.evaluation.test_calibration import SHAPE, draws
 
 
 def regions(n):
-    """Left half is region 0, the right half region 1, the last column outside."""
+    """Return regions: the left half is 0, the right half 1, the last column in none."""
     map_ = torch.zeros(n, *SHAPE[1:], dtype=torch.uint8)
     map_[:, :, 4:], map_[:, :, 7:] = 1, 255
     return map_
 
 
-def test_regions_are_measured_apart_and_what_is_outside_not_at_all():
+def test_regions_are_measured_apart_and_pixels_outside_not_at_all():
     p, x = draws(200)
     where = regions(200)
     logstd = p.logstd.clone()
@@ -28,13 +28,13 @@ def test_regions_are_measured_apart_and_what_is_outside_not_at_all():
         metric.update(Gaussian(p.mean[i : i + 50], logstd[i : i + 50]), x[i : i + 50], where[i : i + 50])
     found = metric.compute()
     assert found.pixels[0].tolist() == [32, 24] and found.planted is None
-    std = found.pooled(found.variance).sqrt()
+    std = found.pixel_mean(found.variance).sqrt()
     assert std[0].item() == pytest.approx(0.05, rel=1e-5)
     assert std[1].item() == pytest.approx(0.05 * torch.e, rel=1e-5)
     torch.testing.assert_close(
-        found.pooled(found.squared_error).sqrt().float(), torch.full((2,), 0.05), rtol=0.05, atol=0
+        found.pixel_mean(found.squared_error).sqrt().float(), torch.full((2,), 0.05), rtol=0.05, atol=0
     )
-    coverage = found.pooled(found.inside)
+    coverage = found.pixel_mean(found.inside)
     assert coverage[0, 1].item() == pytest.approx(0.9, abs=0.01)
     assert coverage[1, 1].item() > 0.99
 
@@ -45,10 +45,11 @@ def test_planted_noise_and_the_error_of_the_mean_add_up_to_the_residual():
     metric = RegionCalibration(("left", "right"))
     metric.update(p, x, regions(500), clean)
     found = metric.compute()
-    planted, excess, total = (found.pooled(v).float() for v in (found.planted, found.excess, found.squared_error))
+    means = map(found.pixel_mean, (found.planted, found.mean_error, found.squared_error))
+    planted, error, total = (mean.float() for mean in means)
     torch.testing.assert_close(planted.sqrt(), torch.full((2,), 0.04), rtol=0.03, atol=0)
-    torch.testing.assert_close(excess.sqrt(), torch.full((2,), 0.03), rtol=0.03, atol=0)
-    torch.testing.assert_close(planted + excess, total, rtol=0.03, atol=0)
+    torch.testing.assert_close(error.sqrt(), torch.full((2,), 0.03), rtol=0.03, atol=0)
+    torch.testing.assert_close(planted + error, total, rtol=0.03, atol=0)
 
 
 def test_where_the_mean_is_nearly_right_the_variance_is_taken_apart():
@@ -59,7 +60,7 @@ def test_where_the_mean_is_nearly_right_the_variance_is_taken_apart():
     metric = RegionCalibration(("left", "right"))
     metric.update(Gaussian(mean, logstd), x, regions(20), clean)
     found = metric.compute()
-    share, there = found.pooled(found.nearly_right), found.pooled(found.variance_there)
+    share, there = found.pixel_mean(found.nearly_right), found.pixel_mean(found.variance_nearly_right)
     torch.testing.assert_close(share, torch.full((2,), 0.5, dtype=torch.float64))
     torch.testing.assert_close((there / share).sqrt().float(), torch.full((2,), 0.04))
 
@@ -72,7 +73,7 @@ def test_an_image_without_a_region_does_not_count_for_it():
     metric.update(p, x, where)
     found = metric.compute()
     assert found.pixels[:, 1].tolist() == [1, 0, 0, 0]
-    torch.testing.assert_close(found.pooled(found.variance), torch.full((2,), 0.05**2, dtype=torch.float64))
+    torch.testing.assert_close(found.pixel_mean(found.variance), torch.full((2,), 0.05**2, dtype=torch.float64))
 
 
 def test_the_bootstrap_interval_of_a_mean_is_that_of_the_central_limit_theorem():
@@ -81,18 +82,12 @@ def test_the_bootstrap_interval_of_a_mean_is_that_of_the_central_limit_theorem()
     metric = RegionCalibration(("left", "right"))
     metric.update(Gaussian(p.mean, p.logstd + 0.3 * spread), x, regions(400))
     found = metric.compute()
-    low, high = found.interval(lambda chosen: found.pooled(found.variance, chosen))
+    low, high = found.bootstrap_interval(lambda chosen: found.pixel_mean(found.variance, chosen))
     width = 2 * 1.96 * found.variance[:, 0].std() / 400**0.5
     assert (high - low)[0].item() == pytest.approx(width.item(), rel=0.1)
-    assert (low < found.pooled(found.variance)).all() and (found.pooled(found.variance) < high).all()
+    assert (low < found.pixel_mean(found.variance)).all() and (found.pixel_mean(found.variance) < high).all()
 
 
 def test_no_regions_at_all_is_an_error():
     with pytest.raises(InputError, match="no image had regions"):
         RegionCalibration(("skin",)).compute()
-
-
-def test_spearman_sees_order_alone():
-    a = torch.tensor([0.1, 0.5, 0.2, 0.9])
-    assert spearman(a, a.exp()) == pytest.approx(1)
-    assert spearman(a, -a) == pytest.approx(-1)

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from models.training import VAEModule
 from models.training import gan as gan_file
 from models.training.divergence import PATIENCE, fault
 from models.training.image_module import ImageModule
-from models.training.update import spoiled_unless_finite
+from models.training.update import Update
 from models.vae.latent_prior import LatentPrior
 from models.vae.network import VAEConfig
 from tests import tiny
@@ -124,7 +125,9 @@ def root(trained: Trained, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("value", [1.5, math.inf, -math.inf, math.nan])
 def test_a_loss_that_is_not_finite_spoils_its_gradient_and_no_other(value):
     weight = torch.tensor([0.3, 0.0], requires_grad=True)
-    spoiled_unless_finite((2 * weight).sum() + value).backward()
+    update = Update(SimpleNamespace(manual_backward=Tensor.backward), None)
+    update.pieces = 1
+    update.backward((2 * weight).sum() + value, {})
     expected = torch.full((2,), 2.0 if math.isfinite(value) else math.nan)
     torch.testing.assert_close(weight.grad, expected, rtol=0, atol=0, equal_nan=True)
 

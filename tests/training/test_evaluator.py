@@ -1,9 +1,10 @@
-"""`train.py test` draws images and measures them beside held-out ones; here by a small feature network."""
+"""`train.py test` compares drawn images with held-out ones, here by a small feature network."""
 
 import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 import train
 from data.datamodule import Portraits
-from models.evaluation import report as evaluation
+from models.evaluation import comparison, image_sets
 from models.evaluation.distances import kernel_distance
 from models.evaluation.features import FeatureNet
-from models.evaluation.report import METRICS
+from models.evaluation.image_sets import METRICS
+from models.evaluation.report import Findings, Subject
 from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
 from models.inference.pipeline import Pipeline, load_pipeline
 from models.training import evaluator
@@ -30,7 +32,7 @@ ROWS["gan"] = ["mean", "sample", "denoised", "reconstruction", "reconstruction_d
 
 
 class Patches(FeatureNet):
-    """The mean colour of four by four patches, and a count of the images that it saw."""
+    """The mean colour of four by four patches; it counts the images that it has seen."""
 
     name, dimension = "patches", 48
 
@@ -45,7 +47,7 @@ class Patches(FeatureNet):
 
 @pytest.fixture
 def net(monkeypatch) -> Patches:
-    """In place of the named network."""
+    """Replace the named network."""
     net = Patches()
     monkeypatch.setattr(evaluator, "feature_net", lambda *_: net)
     return net
@@ -53,12 +55,12 @@ def net(monkeypatch) -> Patches:
 
 @pytest.fixture(scope="module")
 def root(trained, tmp_path_factory):
-    """A copy of the finished runs, which a test may write to."""
+    """Copy the finished runs, so that tests may write to them."""
     return Path(shutil.copytree(trained.root, tmp_path_factory.mktemp("evaluated"), dirs_exist_ok=True))
 
 
 def evaluated(root: Path, stage: str, *options: str, n: int = N) -> Path:
-    """`test` with an odd number of held-out images and of draws."""
+    """Run `test` with an odd number of held-out images and of draws."""
     settings = {"n": n, "seeds": SEEDS, "cache": root / "statistics", "batch_size": 8}
     arguments = [f"--evaluation.{name}={value}" for name, value in settings.items()]
     return tiny.run(root, stage, f"--data.valid_count={HELD_OUT}", *arguments, *options, subcommand="test")
@@ -68,7 +70,7 @@ def metrics(folder: Path) -> dict[str, float | str]:
     return json.loads((folder / "metrics.json").read_text())
 
 
-# --- what a test leaves
+# --- files of a test
 
 
 def test_a_plain_gan_has_one_row_and_no_ladder(root, net):
@@ -80,7 +82,7 @@ def test_a_plain_gan_has_one_row_and_no_ladder(root, net):
 
 
 @pytest.mark.parametrize("stage", ["vae", "gan"])
-def test_a_test_leaves_rows_a_ladder_and_pictures(root, net, capsys, stage):
+def test_a_test_writes_rows_a_ladder_and_pictures(root, net, capsys, stage):
     folder = evaluated(root, stage)
     values, table = metrics(folder), (folder / "table.txt").read_text()
     spread = {f"test/{row}/{name}" for row in ROWS[stage][: 2 + (stage == "gan")] for name in METRICS[1:]}
@@ -89,6 +91,8 @@ def test_a_test_leaves_rows_a_ladder_and_pictures(root, net, capsys, stage):
     assert {f"test/prior/{name}/ratio_equal_n" for name in ("standard", "fitted")} <= values.keys()
     about = {"n": N, "seeds": SEEDS, "held_out": HELD_OUT, "train": N, "net": "patches", "crop": "none", "size": 32}
     assert {name: values[f"test/about/{name}"] for name in about} == about
+    head = f"drawn images: {N} of each of {SEEDS} seeds beside {HELD_OUT} held-out images; features of patches"
+    assert f"{head}; crop none, 32 pixels" in table
     said = capsys.readouterr().out
     assert table.strip() in said and "no Frechet distance (FID) of 25 draws and 21 held-out images" in table
     assert f"test/{'distortion' if stage == 'vae' else 'margin'}" in table  # the module's own terms
@@ -101,7 +105,7 @@ def test_a_test_leaves_rows_a_ladder_and_pictures(root, net, capsys, stage):
         assert spectra.size[0] > 500 and neighbours.size[0] > 16 * 96 and neighbours.size[1] > 4 * 96
 
 
-def test_the_rows_are_of_the_images_that_the_checkpoint_draws(root, net):
+def test_the_rows_measure_the_images_that_the_checkpoint_draws(root, net):
     folder = evaluated(root, "gan")
     values, pipeline = metrics(folder), load_pipeline(folder / "last.ckpt")[1]
     data = Portraits(valid_count=HELD_OUT, size=32, cache=str(root / "cache"))
@@ -122,8 +126,8 @@ def test_the_rows_are_of_the_images_that_the_checkpoint_draws(root, net):
 
 
 def test_enough_images_have_frechet_distances_and_ratios(root, net, monkeypatch):
-    monkeypatch.setattr(evaluation, "FRECHET_LEAST", 20)
-    monkeypatch.setattr(evaluator, "FRECHET_LEAST", 20)
+    monkeypatch.setattr(image_sets, "FRECHET_LEAST", 20)
+    monkeypatch.setattr(comparison, "FRECHET_LEAST", 20)
     folder = evaluated(root, "vae")
     values = metrics(folder)
     assert all(values[f"test/{row}/frechet"] > 0 for row in ROWS["vae"]) and values["test/mean/frechet_std"] > 0
@@ -141,13 +145,13 @@ def test_nearest_neighbours_are_training_images_and_the_nearest(root, net):
     data = Portraits(count=64, valid_count=HELD_OUT, size=32, cache=str(root / "cache"))
     data.trainer = type("Trainer", (), {"strategy": type("S", (), {"root_device": torch.device("cpu")})})
     assert data.open_train() is None
-    made = evaluator.Evaluator(n=30)
-    made.chosen = torch.arange(1, 60, 2)
-    images = data.datasets["train"].__getitems__(made.chosen.tolist())["image"]
+    chosen = torch.arange(1, 60, 2)
+    images = data.datasets["train"].__getitems__(chosen.tolist())["image"]
     pipeline = load_pipeline(root / "runs/gan/last.ckpt")[1]
+    subject = SimpleNamespace(data=data, pipeline=pipeline)
     bank = net(images)
     first = {"mean": bank[:0], "denoised": bank[[4, 9]] + 1e-4}  # as if two training images had been drawn
-    found = made.neighbours(data, pipeline, first, bank)
+    found = comparison.nearest_training_images(subject, first, bank, chosen)
     assert list(found) == ["denoised", "nearest", "2nd nearest", "3rd nearest"]
     assert found["nearest"].equal(images[[4, 9]])
     assert found["denoised"].equal(pipeline.draw(0, range(2))["denoised"])
@@ -205,7 +209,7 @@ def test_two_processes_find_what_one_does(root, net, stage, tmp_path):
         assert two[name] == (one[name] if isinstance(one[name], str) else pytest.approx(one[name], rel=1e-4)), name
 
 
-# --- what cannot be measured
+# --- refusals
 
 
 def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, net, tmp_path, capsys):
@@ -239,7 +243,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_measured_is_one_line_before_anything_is(root, capsys, monkeypatch, case):
+def test_a_refusal_is_one_line_before_anything_is_measured(root, capsys, monkeypatch, case):
     options, said = REFUSED[case]
     monkeypatch.setattr(FinalValues, "write", lambda *_: pytest.fail("was measured"))
     with pytest.raises(SystemExit) as caught:
@@ -253,6 +257,27 @@ def test_evaluation_can_be_left_out(root, net):
     folder = evaluated(root, "vae", "--evaluation.off=true", "--name=off", f"--ckpt_path={root}/runs/vae/last.ckpt")
     values = metrics(folder.with_name("off"))
     assert net.seen == 0 and "test/distortion" in values and "test/mean/kernel" not in values
+
+
+def test_another_evaluator_is_an_entry_in_the_list(root, monkeypatch):
+    class Brightness:
+        """The mean of the decoder's means, for a VAE."""
+
+        def __init__(self, subject: Subject) -> None:
+            self.subject, self.notes = subject, ["brightness of 4 images"]
+
+        @staticmethod
+        def applies(subject: Subject) -> bool:
+            return "mean" in subject.pipeline.rows
+
+        def measure(self) -> Findings:
+            brightness = self.subject.pipeline.draw(0, range(4))["mean"].mean().item()
+            return Findings({"mean/brightness": brightness}, [f"brightness {brightness:.4f}"])
+
+    monkeypatch.setattr(evaluator, "EVALUATORS", (*evaluator.EVALUATORS, Brightness))
+    options = ["--evaluation.off=true", "--name=brightness", f"--ckpt_path={root}/runs/vae/last.ckpt"]
+    folder = evaluated(root, "vae", *options).with_name("brightness")
+    assert 0 < metrics(folder)["test/mean/brightness"] < 1 and "\n\nbrightness 0." in (folder / "table.txt").read_text()
 
 
 def test_every_option_is_explained_by_the_help_of_test_alone(capsys):
