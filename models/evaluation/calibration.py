@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 
-from models.core.gaussian import Draws, Gaussian, kl_of_moments, kl_to_standard_normal
+from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 
 LEVELS = (0.5, 0.9, 0.99)
 """Probabilities of the central intervals whose coverage is counted."""
@@ -147,13 +147,13 @@ class CodeStatistics(Metric):
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, q: Gaussian | Draws) -> None:
+    def update(self, q: Gaussian | LatentDraws) -> None:
         """Add a batch of posteriors, mean and logstd (B, D), or K >= 2 draws of each, (K, B, D).
 
         Of draws E[z|x] and Cov[z|x] are estimates, and the outer product of the one is freed of the other's K-th part,
         so that neither sum is biased.
         """
-        if isinstance(q, Draws):
+        if isinstance(q, LatentDraws):
             mean, within = moments_of_draws(q.z.double())
             self.drawn += len(mean)
             self.outer -= within / len(q.z)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian, dequantised
+from models.core.gaussian import Gaussian
 from models.gan.discriminator import Discriminator
 from models.gan.objective import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty, translated
 from models.inference.pipeline import Card
 from models.training.update import SteppedModule
+from models.vae.likelihood import dequantised
 
 DRAWS = 2
 """Draws of each z in a step with a variance over noise: the least that it can be estimated from."""

@@ -11,22 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import (
-    Draws,
-    Gaussian,
-    LogLikelihood,
-    beta_nll,
-    bits_per_dimension,
-    dequantised,
-    faithful_nll,
-    floored_kl,
-    kl_of_moments,
-    kl_to_standard_normal,
-    log_bin_probability,
-    log_level_density,
-    mixture_moments,
-    mmd_in_nats,
-)
+from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 from models.core.randomness import generator, shard
 from models.evaluation.calibration import CodeStatistics
 from models.evaluation.diagnostics import Diagnostics
@@ -34,7 +19,17 @@ from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
 from models.training.contradictions import refuse_contradictions
 from models.training.update import SteppedModule
 from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import (
+    LogLikelihood,
+    beta_nll,
+    bits_per_dimension,
+    dequantised,
+    faithful_nll,
+    log_bin_probability,
+    log_level_density,
+)
 from models.vae.network import VAE, Posterior, VAEConfig
+from models.vae.regulariser import floored_kl, mixture_moments, mmd_in_nats
 
 DRAWS = 8
 """Of each held-out image's q(z|x), where that is known by draws alone: enough to tell a variance of 0.01."""
@@ -145,7 +140,7 @@ class VAEModule(SteppedModule):
         """Whether KL(q(z|x) to p(z)) is known and a sum over latents."""
         return isinstance(q, Gaussian) and self.prior.flow is None
 
-    def rate(self, q: Posterior, draws: Draws) -> Tensor:
+    def rate(self, q: Posterior, draws: LatentDraws) -> Tensor:
         """KL(q(z|x) to p(z)) in nats per image, (B,); where it has no closed form, of the draw, log q - log p."""
         if self.in_closed_form(q):
             return reduce(kl_to_standard_normal(q), "b d -> b", "sum")
@@ -156,16 +151,16 @@ class VAEModule(SteppedModule):
         """Whether the loss's rate term is of the batch as a whole, no mean over its images."""
         return self.regulariser != "posterior" or self.free_bits > 0
 
-    def code(self, x: Tensor, rng: torch.Generator) -> tuple[Posterior, Draws]:
+    def code(self, x: Tensor, rng: torch.Generator) -> tuple[Posterior, LatentDraws]:
         """q(z|x) and one z of each from it."""
         q = self.vae.encode(x)
         return q, q.draw(self.normal((len(x), self.vae.config.latent), rng))
 
-    def coupled(self, q: Posterior, draws: Draws) -> Tensor:
+    def coupled(self, q: Posterior, draws: LatentDraws) -> Tensor:
         """What a rate term of the batch is made of, a row an image: draws, or means and logstds, (B, D) or (B, 2 D)."""
         return draws.z if self.regulariser == "mmd" else torch.cat([q.mean, q.logstd], 1)
 
-    def regularisation(self, q: Posterior, draws: Draws, rate: Tensor, rng: torch.Generator) -> Tensor:
+    def regularisation(self, q: Posterior, draws: LatentDraws, rate: Tensor, rng: torch.Generator) -> Tensor:
         """The loss's rate term, in nats per image; where it is no mean of the rates (B,), that of the global batch."""
         if not self.regularises_the_batch:
             return rate.mean()
@@ -259,9 +254,9 @@ class VAEModule(SteppedModule):
         report = code.compute()
         self.prior.fit(report.mean, report.covariance)
         if learns:
-            self.learn_prior(Draws(*(torch.cat(t) for t in zip(*codes, strict=True))))
+            self.learn_prior(LatentDraws(*(torch.cat(t) for t in zip(*codes, strict=True))))
 
-    def learn_prior(self, draws: Draws) -> None:
+    def learn_prior(self, draws: LatentDraws) -> None:
         """Learn the prior from codes (N, V, D), V views of N images, and say in a line what it is worth."""
         start = time.monotonic()
         rates = self.prior.learn(draws, self.prior_components, self.seed)

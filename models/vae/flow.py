@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
 from models.core.errors import InputError
-from models.core.gaussian import Draws, Gaussian
+from models.core.gaussian import Gaussian, LatentDraws
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class FlowedGaussian:
     flow: AutoregressiveFlow
     context: Tensor
 
-    def draw(self, noise: Tensor) -> Draws:
+    def draw(self, noise: Tensor) -> LatentDraws:
         """The z of standard normal noise (..., B, D), and log q(z|x)."""
         start = self.base.draw(noise)
         z, log_determinant = self.flow(start.z, self.context)
-        return Draws(z, start.log_q - log_determinant)
+        return LatentDraws(z, start.log_q - log_determinant)
 
     def sample(self, noise: Tensor) -> Tensor:
         """The z of standard normal noise, both (..., B, D)."""

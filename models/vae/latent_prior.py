@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
-from models.core.gaussian import Draws, log_standard_normal
+from models.core.gaussian import LatentDraws, log_standard_normal
 from models.vae.flow import AutoregressiveFlow, FlowConfig
 
 PriorName = Literal["learned", "fitted", "standard", "flow"]
@@ -151,7 +151,7 @@ class LatentPrior(nn.Module):
         """z in units of the fitted Gaussian, in which it is N(0, I); both (B, D)."""
         return torch.linalg.solve_triangular(self.cholesky, (z - self.mean).T, upper=False).T
 
-    def rate(self, draws: Draws, name: PriorName | None = None) -> Tensor:
+    def rate(self, draws: LatentDraws, name: PriorName | None = None) -> Tensor:
         """log q(z|x) - log p(z) in nats, (B,), of draws (B, D): on average KL(q(z|x) to p(z))."""
         with torch.autocast(draws.z.device.type, enabled=False):
             return draws.log_q - self.log_density(draws.z, name)
@@ -174,7 +174,7 @@ class LatentPrior(nn.Module):
                 self.mixture = None
                 return
 
-    def learn(self, draws: Draws, components: int, seed: int = 0) -> dict[PriorName, float]:
+    def learn(self, draws: LatentDraws, components: int, seed: int = 0) -> dict[PriorName, float]:
         """Learn q(z) from a draw of each posterior; every tenth image is held out to judge the mixture.
 
         It is not kept where those are no likelier than under the Gaussian.
@@ -193,7 +193,7 @@ class LatentPrior(nn.Module):
             return {}
         held = torch.arange(len(draws.z), device=draws.z.device) % HELD_OUT_EVERY == 0
         self.mixture = Mixture.of(self.whitened(rearrange(draws.z[~held], "n v d -> (n v) d")), components, seed)
-        valid = Draws(rearrange(draws.z[held], "n v d -> (n v) d"), rearrange(draws.log_q[held], "n v -> (n v)"))
+        valid = LatentDraws(rearrange(draws.z[held], "n v d -> (n v) d"), rearrange(draws.log_q[held], "n v -> (n v)"))
         rates = {name: self.rate(valid, name).mean().item() for name in self.names}
         if not rates["learned"] < rates["fitted"]:
             self.mixture = None
@@ -210,5 +210,3 @@ def log_normal(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     """log N(z; mean, F F^T) = log N(F^-1 (z - mean); 0, I) - log det F, (B, D) -> (B,), for a triangular F (D, D)."""
     u = torch.linalg.solve_triangular(factor, (z - mean).T, upper=False).T
     return log_standard_normal(u) - factor.diagonal().log().sum()
-
-

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import Draws, Gaussian
+from models.core.gaussian import Gaussian, LatentDraws
 from models.core.layers import PyramidConfig
 from models.evaluation.calibration import CodeReport, CodeStatistics
 from models.inference.pipeline import load_pipeline, part, read_checkpoint
@@ -99,7 +99,7 @@ TURN = torch.linalg.qr(torch.randn(BENT, BENT, generator=torch.Generator().manua
 
 
 def bent(count: int, seed: int = 0) -> Tensor:
-    """Draws of a law in 4-D that is far from Gaussian, (count, 4): a banana of changing width, turned."""
+    """Draws from a distribution in 4-D that is far from Gaussian, (count, 4): a banana of changing width, turned."""
     rng = torch.Generator().manual_seed(seed)
     u = torch.randn(count, BENT, generator=rng)
     u = torch.stack([u[:, 0], u[:, 0].square() + 0.3 * u[:, 1], u[:, 2], (0.8 * u[:, 2]).exp() * u[:, 3]], 1)
@@ -111,7 +111,7 @@ def views(z: Tensor, std: float = 0.1) -> Gaussian:
     return Gaussian(z[:, None], torch.full_like(z[:, None], math.log(std)))
 
 
-def drawn(q: Gaussian) -> Draws:
+def drawn(q: Gaussian) -> LatentDraws:
     """A draw of each."""
     return q.draw(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(5)))
 
@@ -268,7 +268,7 @@ def teachable(monkeypatch) -> list[tuple[torch.Size, int, int]]:
     """Lets 64 images teach a mixture, the Gaussian if need be; notes from what, of how many and by which seed."""
     lessons, learn = [], LatentPrior.learn
 
-    def noted(prior: LatentPrior, draws: Draws, components: int, seed: int) -> dict[str, float]:
+    def noted(prior: LatentPrior, draws: LatentDraws, components: int, seed: int) -> dict[str, float]:
         lessons.append((draws.z.shape, components, seed))
         rates = learn(prior, draws, components, seed)
         assert rates.keys() == {"standard", "fitted", "learned"} and all(map(math.isfinite, rates.values()))

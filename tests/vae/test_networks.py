@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_bin_probability
+from models.core.gaussian import Gaussian, kl_to_standard_normal
 from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
 from models.gan.objective import gradient_penalty, relativistic_loss
 from models.inference.pipeline import ROWS, Card, Pipeline, load_pipeline, load_vae, read_checkpoint
 from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig
 
 SIZES = (32, 64, 128, 256)

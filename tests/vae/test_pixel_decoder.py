@@ -9,9 +9,10 @@ import yaml
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian, log_bin_probability
+from models.core.gaussian import Gaussian
 from models.inference.pipeline import Card, Pipeline
 from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, PixelDecoder
 from models.vae.pixel_decoder import CausalConv, PixelConfig, coloured, eight_bit_draw
 from tests.training.test_expressive import CONFIGS
