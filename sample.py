@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from models.core.errors import InputError
 from models.core.files import replacing
+from models.inference.checkpoint import read_checkpoint, to_export
 from models.inference.export import SUFFIX
 from models.inference.pictures import as_pictures, panel
-from models.inference.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
+from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
 from models.training.cli import OneLineParser, fail_if_known
 from models.vae.latent_prior import PriorName
 
@@ -80,11 +81,7 @@ def sample(
         raise InputError(
             f"sample: --row {row}: {checkpoint} is of stage {card.stage} and has {', '.join(pipeline.rows)}"
         )
-    if prior not in (None, *pipeline.priors):
-        why = "stage 1 learns its prior when its budget is seen" if pipeline.vae else "a plain GAN has no other"
-        if "flow" in pipeline.priors and prior == "standard":
-            why = "its VAE was trained with the flow in the place of N(0, I)"
-        raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
+    pipeline.check_prior(prior, checkpoint)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -211,7 +208,7 @@ def draw_batches(
 
 def write_export(checkpoint: str, target: Path) -> None:
     """Write the export of a checkpoint and say how large it is."""
-    content = exported(checkpoint)
+    content = to_export(*read_checkpoint(checkpoint))
     with replacing(target) as part:
         part.write_bytes(content)
     print(f"exported: {target} ({len(content):,} bytes)")

@@ -1,7 +1,7 @@
-"""The file of an export: weights and what they are, half the size, readable without running code.
+"""The file format of an export: weights and their card, half the size of a checkpoint, read without running code.
 
 It is a safetensors file (https://github.com/huggingface/safetensors). Its metadata have one key, `degrain`: the card of
-models/pipeline.py as JSON, and a SHA-256 over card and weights. The weights have the names of a checkpoint.
+models/inference/checkpoint.py as JSON, with a SHA-256 over card and weights. The weights have a checkpoint's names.
 """
 
 import json
@@ -17,13 +17,13 @@ from torch import Tensor
 SUFFIX = ".safetensors"
 
 WHOLE = "prior.cholesky"
-"""Kept in float32: densities need its inverse, whose rounding is nats where latents are correlated."""
+"""Kept in float32: densities need its inverse, whose rounding costs nats where latents are correlated."""
 
 PRECISION = f"float16 but for vectors and {WHOLE}"
 
 
 def to_bytes(card: dict[str, Any], state: dict[str, Tensor]) -> bytes:
-    """The content of an export, the same bytes for the same card and weights.
+    """Return the content of an export, the same bytes for the same card and weights.
 
     Args:
         card: in plain types.
@@ -31,18 +31,18 @@ def to_bytes(card: dict[str, Any], state: dict[str, Tensor]) -> bytes:
     """
     tensors = {name: packed(name, value) for name, value in state.items()}
     text = json.dumps(card | {"sha256": digest(card, tensors)}, sort_keys=True)
-    return save(tensors, {"degrain": text})  # one key: several are in another order every time
+    return save(tensors, {"degrain": text})  # one key: several have another order every time
 
 
 def packed(name: str, value: Tensor) -> Tensor:
-    """A copy, in float16 where that is half of a matrix or kernel and no number leaves its range."""
+    """Copy a weight, in float16 if it is a matrix or kernel whose numbers all stay in its range."""
     half = value.half()
     halved = value.is_floating_point() and value.ndim > 1 and name != WHOLE and half.isfinite().all()
     return (half if halved else value).clone(memory_format=torch.contiguous_format)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file holds, under the keys of a checkpoint and in float32; nothing where it is another's.
+    """Read an export under the keys of a checkpoint, in float32; empty for another program's safetensors file.
 
     Raises:
         SafetensorError, OSError: truncated, or no safetensors file.
@@ -62,13 +62,13 @@ def read(path: Path) -> dict[str, Any]:
 
 def digest(card: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of the card and of the name, type, shape and values of every tensor."""
-    whole = sha256(json.dumps(card, sort_keys=True).encode())
+    hashed = sha256(json.dumps(card, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
-        whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        whole.update(value.numpy().tobytes())
-    return whole.hexdigest()
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        hashed.update(value.numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that they were."""
+    """Turn JSON's lists back into tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -14,7 +14,7 @@ from models.core.errors import InputError
 from models.core.gaussian import Gaussian
 from models.gan.discriminator import Discriminator
 from models.gan.objective import AdversarialLoss, discriminator_loss, generator_loss, gradient_penalty, translated
-from models.inference.pipeline import Card
+from models.inference.checkpoint import Card
 from models.training.update import SteppedModule
 from models.vae.likelihood import dequantised
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.inference.pipeline import read_checkpoint
+from models.inference.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from models.training.recipe import Recipe

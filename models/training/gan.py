@@ -16,8 +16,9 @@ from models.evaluation.moments import DenoisingMoments
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
 from models.gan.objective import AdversarialLoss, regional_variances, spread_loss, squared_error, variance_ratio
+from models.inference.checkpoint import Card
 from models.inference.pictures import panel
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
+from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline, load_vae
 from models.training.adversary import DRAWS, Adversary, Scene, Scenes
 
 VARIED = 8

@@ -12,7 +12,8 @@ from models.core.layers import PyramidConfig
 from models.gan.discriminator import Discriminator
 from models.gan.generator import Generator, GeneratorConfig
 from models.gan.objective import AdversarialLoss
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, PlainPipeline
+from models.inference.checkpoint import Card
+from models.inference.pipeline import PHOTOGRAPH_STREAMS, PlainPipeline
 from models.training.adversary import DRAWS, Adversary
 
 

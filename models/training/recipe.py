@@ -18,8 +18,9 @@ from models.core.files import replacing
 from models.core.randomness import generator, noise_of_images, shard
 from models.evaluation import figures
 from models.evaluation.report import EvaluationReport
+from models.inference.checkpoint import Card, drawing_state
 from models.inference.pictures import panel
-from models.inference.pipeline import Card, Pipeline, PlainPipeline, drawn_with
+from models.inference.pipeline import Pipeline, PlainPipeline
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
@@ -170,7 +171,7 @@ class Recipe(pl.LightningModule):
         Raises:
             InputError: it is of another stage, image size or architecture.
         """
-        own = drawn_with(self.state_dict()) if card.exported else self.state_dict()
+        own = drawing_state(self.state_dict()) if card.exported else self.state_dict()
         mine, theirs = ({**leaves(asdict(c)), **shapes(s)} for c, s in ((self.card(), own), (card, state)))
         for name in (*theirs, *mine):
             of_the_position = name.split(".")[0] in POSITION

@@ -15,7 +15,8 @@ from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_sta
 from models.core.randomness import generator, shard
 from models.evaluation.calibration import CodeStatistics
 from models.evaluation.diagnostics import Diagnostics
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
+from models.inference.checkpoint import Card
+from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline
 from models.training.contradictions import refuse_contradictions
 from models.training.update import SteppedModule
 from models.vae.latent_prior import LatentPrior
@@ -144,7 +145,7 @@ class VAEModule(SteppedModule):
         """KL(q(z|x) to p(z)) in nats per image, (B,); where it has no closed form, of the draw, log q - log p."""
         if self.in_closed_form(q):
             return reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-        return self.prior.rate(draws, self.prior.own)
+        return self.prior.rate(draws, self.prior.training_prior)
 
     @property
     def regularises_the_batch(self) -> bool:
@@ -262,7 +263,7 @@ class VAEModule(SteppedModule):
         rates = self.prior.learn(draws, self.prior_components, self.seed)
         said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items())
         said = said or f"{len(draws.z):,} images are few"
-        self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
+        self.print(f"prior: {self.prior.best} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
     def begin(self) -> None:
         regions = getattr(self.trainer.datamodule, "regions", ())
@@ -291,7 +292,11 @@ class VAEModule(SteppedModule):
         p = self.vae.decode(draws.z[0], x)
         self.diagnostics.update(q if self.in_closed_form(q) else draws, p, x, batch, self.prior.flow)
         terms = {"distortion": -per_image(log_bin_probability(p, x)), "rate": self.rate(q, draws[0])}
-        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != self.prior.own}
+        rates = {
+            f"rate_{name}": self.prior.rate(draws[0], name)
+            for name in self.prior.names
+            if name != self.prior.training_prior
+        }
         return self.statistics(terms | rates, p, x)
 
     # Pictures, checkpoints, optimizers.

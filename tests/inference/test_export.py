@@ -16,7 +16,8 @@ import sample
 from models.core.errors import InputError
 from models.core.layers import PyramidConfig
 from models.inference import export
-from models.inference.pipeline import PARTS, load_pipeline, read_checkpoint
+from models.inference.checkpoint import PREFIXES, read_checkpoint
+from models.inference.pipeline import load_pipeline
 from models.training import GANModule, VAEModule
 from models.vae.latent_prior import LatentPrior, Mixture
 from models.vae.network import VAEConfig
@@ -146,7 +147,7 @@ def test_both_small_models_stay_below_12_megabytes():
     prior.mixture = Mixture(10, made.vae["latent"])
     state: dict[str, Tensor] = {}
     for name, net in {"vae": nets["vae"], "prior": prior, "denoiser": nets["denoiser"]}.items():
-        of_net = {PARTS[name] + key: value for key, value in net.state_dict().items()}
+        of_net = {PREFIXES[name] + key: value for key, value in net.state_dict().items()}
         state |= {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in of_net.items()}
     numbers = sum(value.numel() for value in state.values())
     content = export.to_bytes(asdict(replace(made, stage="gan", denoiser=gan["denoiser"])), state)

@@ -24,7 +24,8 @@ from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
 from models.gan.generator import Generator, GeneratorConfig
-from models.inference.pipeline import ROWS, load_pipeline, load_vae, part
+from models.inference.checkpoint import substate
+from models.inference.pipeline import ROWS, load_pipeline, load_vae
 from models.training import GANModule, PlainGANModule
 from models.training.adversary import Scene
 from models.vae.network import VAE, Decoder, VAEConfig
@@ -338,7 +339,7 @@ def test_a_plain_gan_s_image_depends_on_seed_and_number_alone(controls):
 def test_the_generator_s_moving_average_is_what_is_drawn_with(controls):
     state = tiny.checkpoint(controls["plain_gan"])["state_dict"]
     _, pipeline = load_pipeline(controls["plain_gan"] / "last.ckpt")
-    averaged, now = part(state, "ema.module."), part(state, "generator.")
+    averaged, now = substate(state, "ema.module."), substate(state, "generator.")
     assert all(torch.equal(value, averaged[name]) for name, value in pipeline.generator.state_dict().items())
     assert any(not torch.equal(value, averaged[name]) for name, value in now.items())
 

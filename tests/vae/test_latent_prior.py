@@ -13,7 +13,8 @@ from models.core.errors import InputError
 from models.core.gaussian import Gaussian, LatentDraws
 from models.core.layers import PyramidConfig
 from models.evaluation.calibration import CodeReport, CodeStatistics
-from models.inference.pipeline import load_pipeline, part, read_checkpoint
+from models.inference.checkpoint import read_checkpoint, substate
+from models.inference.pipeline import load_pipeline
 from models.training import GANModule, VAEModule
 from models.vae import latent_prior
 from models.vae.latent_prior import LatentPrior, Mixture
@@ -186,7 +187,8 @@ def test_em_finds_a_mixture():
     truth.means.mul_(4)
     truth.factors.mul_(0.3)
     u = truth(torch.randn(6000, 3, generator=torch.Generator().manual_seed(2)))
-    found, other = Mixture.of(u, 3, seed=0), truth(torch.randn(6000, 3, generator=torch.Generator().manual_seed(3)))
+    found = Mixture.fitted_to(u, 3, seed=0)
+    other = truth(torch.randn(6000, 3, generator=torch.Generator().manual_seed(3)))
     order = torch.cdist(truth.means, found.means).argmin(1)
     torch.testing.assert_close(found.weights[order], truth.weights, rtol=0, atol=0.03)
     torch.testing.assert_close(found.means[order], truth.means, rtol=0, atol=0.05)
@@ -236,7 +238,7 @@ def test_the_same_seed_learns_the_same_whatever_was_drawn_before():
 
 def test_both_views_of_an_image_are_held_out_together(monkeypatch):
     seen = []
-    monkeypatch.setattr(latent_prior.Mixture, "of", lambda u, *_: seen.append(u) or Mixture(1, 3))
+    monkeypatch.setattr(latent_prior.Mixture, "fitted_to", lambda u, *_: seen.append(u) or Mixture(1, 3))
     means = torch.arange(1000.0)[:, None, None].expand(1000, 2, 3)
     LatentPrior(3).learn(drawn(Gaussian(means, torch.full_like(means, -20))), 1)
     kept = torch.tensor([i for i in range(1000) if i % 10])
@@ -316,7 +318,7 @@ def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(
     card, state = read_checkpoint(gan)
     module.check(card, state, str(gan))
     module.load_state_dict(state)
-    assert same(part(module.state_dict(), "prior."), part(state, "prior."))
+    assert same(substate(module.state_dict(), "prior."), substate(state, "prior."))
 
     tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last", "--model.budget", str(tiny.BUDGET + tiny.BATCH))
     assert len(teachable) == 2 and mixture_of(path).keys() == first.keys() and not same(mixture_of(path), first)

@@ -13,7 +13,8 @@ from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
 from models.gan.objective import gradient_penalty, relativistic_loss
-from models.inference.pipeline import ROWS, Card, Pipeline, load_pipeline, load_vae, read_checkpoint
+from models.inference.checkpoint import Card, read_checkpoint
+from models.inference.pipeline import ROWS, Pipeline, load_pipeline, load_vae
 from models.vae.latent_prior import LatentPrior
 from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
-from models.inference.pipeline import Card, Pipeline
+from models.inference.checkpoint import Card
+from models.inference.pipeline import Pipeline
 from models.vae.latent_prior import LatentPrior
 from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, PixelDecoder
