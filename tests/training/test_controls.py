@@ -332,7 +332,7 @@ def test_a_plain_gan_s_image_depends_on_seed_and_number_alone(controls):
     torch.testing.assert_close(one[0], whole[3], rtol=1e-4, atol=1e-5)
     assert torch.equal(whole, pipeline.draw(7, range(5), "standard")["generated"])
     assert not torch.equal(whole, pipeline.draw(8, range(5))["generated"])
-    with pytest.raises(InputError, match="prior fitted: a plain GAN draws z from N"):
+    with pytest.raises(InputError, match="prior fitted: the checkpoint has standard; a plain GAN has no other"):
         pipeline.draw(7, range(5), "fitted")
 
 
