@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 
+Resize = Callable[[int, int], nn.Module]
+
 
 @dataclass(frozen=True)
 class PyramidConfig:
@@ -72,11 +74,7 @@ def up(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def levels(
-    widths: Iterable[int],
-    blocks: int,
-    resize: Callable[[int, int], nn.Module],
-    before: int | None = None,
-    blocks_first: bool = False,
+    widths: Iterable[int], blocks: int, resize: Resize, before: int | None = None, blocks_first: bool = False
 ) -> Iterator[list[nn.Module]]:
     """Yield the layers of each level of a pyramid: `resize` from the level before, then residual blocks.
 
@@ -84,13 +82,13 @@ def levels(
         widths: channels of the levels, in the order in which the network passes them.
         blocks: residual blocks of each level.
         resize: `down` or `up`.
-        before: channels of the level before the first; None if there is none, and so nothing to resize.
-        blocks_first: build the blocks before `resize`, which changes the initial weights of a seed and nothing else.
+        before: channels of the level before the first; None if there is nothing to resize.
+        blocks_first: build the blocks before `resize`; changes the initial weights of a seed and nothing else.
     """
     for width in widths:
-        early = [ResBlock(width) for _ in range(blocks)] if blocks_first else None
+        built = [ResBlock(width) for _ in range(blocks)] if blocks_first else []
         resized = [resize(before, width)] if before else []
-        yield resized + (early or [ResBlock(width) for _ in range(blocks)])
+        yield resized + (built or [ResBlock(width) for _ in range(blocks)])
         before = width
 
 

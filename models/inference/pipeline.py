@@ -27,24 +27,14 @@ VARIATION_STREAM = 4
 
 
 class Networks(nn.Module):
-    """The networks of a checkpoint, which draw images.
+    """The networks of a checkpoint, which draw images."""
 
-    Attributes:
-        rows: names of the rows that `draw` returns.
-        priors: names of the priors that z can be drawn from, the best one last.
-        vae: None where there is none, and so no reconstructions.
-    """
-
-    rows: tuple[str, ...]
-    priors: tuple[PriorName, ...]
-    vae: VAE | None
+    rows: tuple[str, ...]  # of the images that `draw` returns
+    priors: tuple[PriorName, ...]  # that z can be drawn from, the best one last
+    vae: VAE | None  # without one there are no reconstructions
 
     def load(self, state: dict[str, Tensor], path: str | Path) -> None:
-        """Load the weights of a checkpoint; `path` is named in the error.
-
-        Raises:
-            InputError: they belong to another architecture.
-        """
+        """Load the weights of a checkpoint, or raise an InputError if they belong to another architecture."""
         try:
             for name, network in self.named_children():
                 network.load_state_dict(substate(state, PREFIXES[name]))
@@ -52,11 +42,7 @@ class Networks(nn.Module):
             raise version_error(path, f"its {name} ") from None
 
     def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
-        """Refuse a prior that the networks do not have.
-
-        Raises:
-            InputError: with the names of those that they have.
-        """
+        """Raise an InputError for a prior that the networks do not have, with the names of those that they have."""
         if prior in (None, *self.priors):
             return
         why = "stage 1 learns its prior when its budget is seen" if self.vae else "a plain GAN has no other"
@@ -66,13 +52,7 @@ class Networks(nn.Module):
 
 
 class Pipeline(Networks):
-    """Decoder, prior and denoiser, from which images are drawn.
-
-    Args:
-        vae: stage 1.
-        prior: p(z).
-        denoiser: stage 2, or None: then there is no row `denoised`.
-    """
+    """VAE and prior of stage 1 and, for the row `denoised`, the denoiser of stage 2."""
 
     def __init__(self, vae: VAE, prior: LatentPrior, denoiser: nn.Module | None = None) -> None:
         super().__init__()
@@ -80,22 +60,18 @@ class Pipeline(Networks):
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Names of the rows that `render` returns, the VAE's own first; a PixelVAE has but one."""
         if self.vae.pixel_by_pixel:
             return ("sample",)
         return ROWS if self.denoiser is not None else ROWS[:3]
 
     @property
     def priors(self) -> tuple[PriorName, ...]:
-        """Names of the priors, the best one last."""
         return self.prior.names
 
     def render(self, z: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Return the rows for one draw of each p(x|z), in [0, 1] units, not clipped.
+        """Return the rows (B, 3, H, W) for codes z (B, D) and standard normal noise (B, 3, H, W).
 
-        Args:
-            z: codes, (B, D).
-            noise: standard normal, (B, 3, H, W), the shape of every row.
+        They are in [0, 1] units, not clipped, and the VAE's own come first; a PixelVAE has but one.
         """
         if self.vae.pixel_by_pixel:
             return {"sample": self.vae.decoder.draw(z, noise)[0]}
@@ -114,10 +90,7 @@ class Pipeline(Networks):
         Args:
             seed: non-negative.
             numbers: of the images.
-            prior: one of `self.priors`, by default the best.
-
-        Raises:
-            InputError: there is no such prior.
+            prior: one of `self.priors`, by default the best; InputError for another.
         """
         self.check_prior(prior)
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
@@ -134,12 +107,9 @@ class Pipeline(Networks):
 
     @torch.inference_mode()
     def variations(self, seed: int, numbers: range, count: int) -> dict[str, Tensor]:
-        """Denoise draws `numbers` of a seed with `count` different noises of the pixels: the rows of a panel.
+        """Denoise draws `numbers` of a seed with `count` >= 2 different noises of the pixels: the rows of a panel.
 
-        Args:
-            seed: non-negative.
-            numbers: of the draws; z and mean are those of `draw`.
-            count: at least 2.
+        Their z and mean are those of `draw`.
         """
         latent_noise, _ = self.noises(seed, numbers, DRAW_STREAMS)
         p = self.vae.decode(self.prior(latent_noise))
@@ -156,11 +126,7 @@ class Pipeline(Networks):
 
 
 class PlainPipeline(Networks):
-    """The generator of a plain GAN: one row and one prior.
-
-    Args:
-        generator: from z ~ N(0, I) to images.
-    """
+    """The generator of a plain GAN: one row and one prior."""
 
     rows = ("generated",)
     priors = ("standard",)
@@ -172,11 +138,7 @@ class PlainPipeline(Networks):
 
     @torch.inference_mode()
     def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
-        """Draw images `numbers` of a seed; the noise of image i is a function of (seed, i).
-
-        Raises:
-            InputError: another prior than `standard`.
-        """
+        """Draw images `numbers` of a seed; the noise of image i is a function of (seed, i)."""
         self.check_prior(prior)
         z = noise_of_images(seed, numbers, DRAW_STREAMS[0], (self.generator.config.latent,))
         return {"generated": self.generator(z.to(next(self.generator.parameters()).device))}

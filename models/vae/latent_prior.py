@@ -34,18 +34,13 @@ JITTERS = (1e-6, 1e-4, 1e-2, 1.0)
 """Shares of the mean variance added to the fitted covariance, tried in turn until it has a Cholesky factor."""
 
 LEAST_VARIANCE = 1e-12
-"""Lower bound of that mean variance: codes that are all the same have none."""
+"""Lower bound of that mean variance, which is 0 for codes that are all the same."""
 
 multivariate_normal = partial(distributions.MultivariateNormal, validate_args=False)
 
 
 class Mixture(nn.Module):
-    """A mixture of K Gaussians N(means_k, factors_k factors_k^T) with weights.
-
-    Args:
-        components: K.
-        latent: D.
-    """
+    """A mixture of K = `components` Gaussians N(means_k, factors_k factors_k^T) over D = `latent` dimensions."""
 
     def __init__(self, components: int, latent: int) -> None:
         super().__init__()
@@ -124,7 +119,7 @@ class LatentPrior(nn.Module):
 
     @property
     def best(self) -> PriorName:
-        """The prior to draw from by default: the flow, or the last one that was fitted to q(z)."""
+        """The default to draw from: the flow, or else the last one that was fitted to q(z)."""
         return self.names[-1]
 
     @property

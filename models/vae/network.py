@@ -51,22 +51,16 @@ class VAEConfig:
     pixels: PixelConfig = PixelConfig()
 
     def must_be_gaussian(self, recipe: str) -> None:
-        """Refuse a network without a closed-form KL, or without a mean image, for a recipe that needs them.
-
-        Raises:
-            InputError: with the part that is in the way.
-        """
-        if self.pixels.blocks:
-            raise InputError(
-                f"{recipe}: net.pixels.blocks ({self.pixels.blocks}): there is no mean image of a z, only one of each "
-                f"pixel given those before it; take 0"
-            )
-        for name, flow in (("posterior", self.posterior), ("prior", self.prior)):
-            if flow.steps:
-                raise InputError(
-                    f"{recipe}: net.{name}.steps ({flow.steps}): its rate is the closed form of a Gaussian posterior "
-                    f"beside N(0, I); take 0"
-                )
+        """Raise an InputError if there is no mean image or no closed-form KL, which the recipe needs."""
+        no_image = "there is no mean image of a z, only a mean of each pixel given those before it"
+        no_rate = "its rate is the closed form of a Gaussian posterior beside N(0, I)"
+        for name, value, reason in (
+            ("pixels.blocks", self.pixels.blocks, no_image),
+            ("posterior.steps", self.posterior.steps, no_rate),
+            ("prior.steps", self.prior.steps, no_rate),
+        ):
+            if value:
+                raise InputError(f"{recipe}: net.{name} ({value}): {reason}; take 0")
 
 
 Posterior = Gaussian | FlowedGaussian
@@ -100,12 +94,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z -> p(x|z). Input (B, D); output mean and logstd of every pixel, each (B, 3, H, W), in [0, 1] units.
+    """z (B, D) -> p(x|z): mean and logstd of every pixel, each (B, 3, H, W), in [0, 1] units.
 
     Args:
         size: image side in pixels.
         config: architecture.
-        context: output channels in addition to those of mean and logstd.
+        context: further output channels, which `PixelDecoder` uses.
     """
 
     def __init__(self, size: int, config: VAEConfig, context: int = 0) -> None:
@@ -155,10 +149,6 @@ class PixelDecoder(Decoder):
     """(z, x_<i) -> p(x_i|x_<i, z), for the values x_i in raster order, red, green, blue: the decoder of PixelVAE.
 
     A new one equals the decoder with independent pixels.
-
-    Args:
-        size: image side in pixels.
-        config: architecture, with a stack of masked convolutions.
     """
 
     def __init__(self, size: int, config: VAEConfig) -> None:
@@ -196,8 +186,7 @@ class VAE(nn.Module):
         config: architecture.
 
     Raises:
-        InputError: size and architecture do not fit, latent, neck or a flow's width < 1, or not
-            0 < std_floor < std_start.
+        InputError: size and architecture do not fit, a width < 1, or not 0 < std_floor < std_start.
     """
 
     def __init__(self, size: int, config: VAEConfig) -> None:
@@ -205,10 +194,8 @@ class VAE(nn.Module):
         if min(config.latent, config.neck) < 1:
             raise InputError(f"latent {config.latent} and neck {config.neck}: must be at least 1")
         if config.pixels.blocks and config.std != "pixel":
-            raise InputError(
-                f"net.std {config.std} with net.pixels.blocks ({config.pixels.blocks}): what the pixels before tell is "
-                f"how sure the next one is, too; take std pixel or blocks 0"
-            )
+            both = f"net.std {config.std} with net.pixels.blocks ({config.pixels.blocks})"
+            raise InputError(f"{both}: the pixels before determine the std of the next; take std pixel or blocks 0")
         if not 0 < config.std_floor < config.std_start:
             raise InputError(f"std_floor {config.std_floor} must lie between 0 and std_start {config.std_start}")
         self.size, self.config = size, config

@@ -37,11 +37,7 @@ class PixelConfig:
 class CausalConv(nn.Conv2d):
     """A convolution that sees the pixels above and, in its own row, to the left, up to `reach` pixels away.
 
-    Args:
-        inputs: channels in.
-        outputs: channels out.
-        reach: in pixels.
-        itself: whether it sees the pixel in its middle.
+    With `itself` it also sees the pixel in its middle.
     """
 
     def __init__(self, inputs: int, outputs: int, reach: int, itself: bool) -> None:
@@ -97,12 +93,7 @@ class PixelStack(nn.Module):
             nn.init.zeros_(weights)
 
     def forward(self, x: Tensor, decoded: Tensor) -> Tensor:
-        """Return (B, 9, H, H) for all pixels of images x (B, 3, H, H) in [0, 1].
-
-        Args:
-            x: the images.
-            decoded: the decoder's output for z, (B, 6 + C, H, H).
-        """
+        """Return (B, 9, H, H) for images x (B, 3, H, H) in [0, 1] and the decoder's output for z, (B, 6 + C, H, H)."""
         h = self.first(2 * x - 1) + self.condition(decoded)  # (B, W, H, H)
         for block in self.blocks:
             h = h + block(F.silu(h))

@@ -15,8 +15,7 @@ from torch import Tensor
 import sample
 from models.core.errors import InputError
 from models.core.layers import PyramidConfig
-from models.inference import export
-from models.inference.checkpoint import PREFIXES, read_checkpoint
+from models.inference.checkpoint import FLOAT32, PREFIXES, packed, read_checkpoint, to_safetensors
 from models.inference.pipeline import load_pipeline
 from models.training import GANModule, VAEModule
 from models.vae.latent_prior import LatentPrior, Mixture
@@ -69,7 +68,7 @@ def test_an_export_says_what_it_is_to_any_reader_of_its_format(checkpoints, expo
     assert {name.split(".")[0] for name in tensors} == networks and "ema.n_averaged" not in tensors
     assert any(name.startswith("prior.mixture.") for name in tensors) == (kind == "learned")
     for name, value in tensors.items():
-        whole = value.ndim < 2 or name in export.WHOLE
+        whole = value.ndim < 2 or name == FLOAT32
         assert value.dtype == (saved["state_dict"][name].dtype if whole else torch.float16)
         assert torch.equal(value, saved["state_dict"][name].to(value.dtype))
     kept = ("stage", "size", "images_seen", "vae", "denoiser", "data")
@@ -127,7 +126,7 @@ def test_densities_survive_where_latents_are_correlated(with_mixture):
     z = prior(torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
     before = prior.log_density(z)
     state = {f"prior.{name}": value for name, value in prior.state_dict().items()}
-    state = {name: export.packed(name, value).to(value.dtype) for name, value in state.items()}
+    state = {name: packed(name, value).to(value.dtype) for name, value in state.items()}
     prior.load_state_dict({name.removeprefix("prior."): value for name, value in state.items()})
     torch.testing.assert_close(prior.log_density(z), before, rtol=0, atol=0.02 if with_mixture else 1e-3)
     prior.cholesky.copy_(prior.cholesky.half())
@@ -136,8 +135,8 @@ def test_densities_survive_where_latents_are_correlated(with_mixture):
 
 def test_what_leaves_the_range_of_float16_stays_whole():
     large = torch.tensor([[1.0, 70_000.0]])
-    assert torch.equal(export.packed("vae.w", large), large)
-    assert export.packed("vae.w", large / 2).dtype == torch.float16
+    assert torch.equal(packed("vae.w", large), large)
+    assert packed("vae.w", large / 2).dtype == torch.float16
 
 
 def test_both_small_models_stay_below_12_megabytes():
@@ -150,7 +149,7 @@ def test_both_small_models_stay_below_12_megabytes():
         of_net = {PREFIXES[name] + key: value for key, value in net.state_dict().items()}
         state |= {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in of_net.items()}
     numbers = sum(value.numel() for value in state.values())
-    content = export.to_bytes(asdict(replace(made, stage="gan", denoiser=gan["denoiser"])), state)
+    content = to_safetensors(asdict(replace(made, stage="gan", denoiser=gan["denoiser"])), state)
     assert 5_000_000 < numbers and 2 * numbers < len(content) < 12_000_000
 
 
@@ -231,7 +230,7 @@ def test_an_export_of_another_version_is_refused(exports, tmp_path, change):
     else:
         del state[name]
     path = tmp_path / "other.safetensors"
-    path.write_bytes(export.to_bytes(fields, state))
+    path.write_bytes(to_safetensors(fields, state))
     with pytest.raises(InputError, match="checkpoint .*other.safetensors: .* written by another version of degrain;"):
         load_pipeline(path)
 
