@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic replacement of files: errors, kills, the order of syncs."""
 
 import os
 import signal

@@ -23,10 +23,10 @@ from models.vae.network import VAEConfig
 from tests import tiny
 from tests.benchmarks.memory import card, networks, resolved
 from tests.conftest import Trained
+from tests.inference.test_checkpoint import refusal
 from tests.test_sample import images
 from tests.test_train import error_of, fit_error, stopped
 from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states
-from tests.vae.test_networks import refusal
 
 KINDS = ("vae", "learned", "gan")
 GOES_ON = ("--model.budget", str(BUDGET + LEG), "--model.warmup", "0.3", "--model.decay", "0.3")
@@ -34,13 +34,13 @@ GOES_ON = ("--model.budget", str(BUDGET + LEG), "--model.warmup", "0.3", "--mode
 
 @pytest.fixture(scope="module")
 def checkpoints(trained: Trained, learned: Path) -> dict[str, Path]:
-    """By kind: of stage 1, with a learned prior, of stage 2."""
+    """Return a checkpoint by kind: stage 1, stage 1 with a learned prior, stage 2."""
     return {"vae": trained.vae / "last.ckpt", "learned": learned, "gan": trained.gan / "last.ckpt"}
 
 
 @pytest.fixture(scope="module")
 def exports(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The export of each."""
+    """Export each checkpoint."""
     folder = tmp_path_factory.mktemp("exports")
     for kind, checkpoint in checkpoints.items():
         sample.main([str(checkpoint), "--export", f"{folder}/{kind}.safetensors"])
@@ -49,7 +49,7 @@ def exports(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def root(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, with the caches and no run."""
+    """Enter a folder with the caches and no run."""
     (tmp_path / "cache").symlink_to(trained.root / "cache")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -115,7 +115,7 @@ def test_draws_are_those_of_the_checkpoint_within_a_level(checkpoints, exports, 
 
 @pytest.mark.parametrize("with_mixture", [False, True])
 def test_densities_survive_where_latents_are_correlated(with_mixture):
-    """Half a Cholesky factor would not: its rounding is divided by the smallest std."""
+    """The prior's Cholesky factor stays in float32, or its rounding would be divided by the smallest std."""
     prior = LatentPrior(16)
     mixing = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     covariance = mixing @ torch.diag(torch.logspace(1, -6, 16, dtype=torch.float64)) @ mixing.T
@@ -235,7 +235,7 @@ def test_an_export_of_another_version_is_refused(exports, tmp_path, change):
         load_pipeline(path)
 
 
-# --- in the place of a checkpoint
+# --- instead of a checkpoint
 
 
 def test_stage_2_takes_stage_1_from_an_export(exports, learned, root):
