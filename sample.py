@@ -9,7 +9,8 @@ torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out 
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from models.core.errors import InputError
 from models.core.files import refuse_unwritable, replacing
 from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
 from models.inference.pictures import as_pictures, panel
-from models.inference.pipeline import Networks, load_pipeline
+from models.inference.pipeline import load_pipeline
 from models.training.cli import OneLineParser, fail_if_known
 from models.vae.latent_prior import PriorName
 
@@ -79,9 +80,9 @@ def sample(
     if export is not None and rank == 0:
         write_export(checkpoint, Path(export))
     if out is not None:
-        firsts = range(0, n, batch_size)[rank::world]
-        batches = draw_batches(networks, firsts, n, seed, prior, batch_size, silent=rank > 0)
-        write_images(out, batches, row or networks.rows[-1], rank)
+        batches = [range(n)[first : first + batch_size] for first in range(0, n, batch_size)[rank::world]]
+        drawn = draw_batches(partial(networks.draw, seed, prior=prior), batches, silent=rank > 0)
+        write_images(out, drawn, row or networks.rows[-1], rank)
     if world > 1:
         processes.destroy_process_group()
 
@@ -106,7 +107,7 @@ def is_folder(out: str) -> bool:
     return out.endswith("/") or Path(out).is_dir()
 
 
-def move(networks: Networks, device: str) -> None:
+def move(networks: torch.nn.Module, device: str) -> None:
     """Move the networks to the named device, in place."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -141,18 +142,16 @@ def gather(batches: list[tuple[int, Any]]) -> list[Any]:
     return [batch for _, batch in sorted(batches, key=lambda numbered: numbered[0])]
 
 
-def draw_batches(
-    networks: Networks, firsts: range, n: int, seed: int, prior: PriorName | None, batch_size: int, silent: bool
-) -> Batches:
+def draw_batches(draw: Callable[[range], dict[str, Tensor]], batches: list[range], silent: bool) -> Batches:
     """Draw this process's batches, on the CPU, with a progress bar if there are several; print the speed at the end."""
-    drawn, seconds = 0, 0.0
-    for first in tqdm(firsts, "sampling", unit="batch", disable=silent or len(firsts) < 2):
-        start, numbers = time.perf_counter(), range(first, min(n, first + batch_size))
-        rows = {name: images.cpu() for name, images in networks.draw(seed, numbers, prior).items()}
+    seconds = 0.0
+    for numbers in tqdm(batches, "sampling", unit="batch", disable=silent or len(batches) < 2):
+        start = time.perf_counter()
+        rows = {name: images.cpu() for name, images in draw(numbers).items()}
         seconds += time.perf_counter() - start
-        drawn += len(numbers)
-        yield first, rows
+        yield numbers.start, rows
     if not silent:
+        drawn = sum(map(len, batches))
         print(f"drawn: {drawn:,} images, {drawn / seconds:.1f} images/s")
 
 

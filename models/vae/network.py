@@ -128,7 +128,7 @@ class Decoder(nn.Module):
         return self.head(self.features(z))  # x does not matter: the pixels are independent
 
     def features(self, z: Tensor) -> Tensor:
-        """Return the features of which mean and std are both made, (B, C, H/p, W/p)."""
+        """Return the features from which `head` makes mean and std, (B, C, H/p, W/p)."""
         return self.layers[:-2](z)
 
     def head(self, features: Tensor) -> Gaussian:
