@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
             nn.Sequential(*level) for level in levels(widths, config.blocks, down, blocks_first=True)
         )
         self.ups = nn.ModuleList()
-        for widen, *blocks in levels(widths[-2::-1], config.blocks, up, before=widths[-1]):
+        for widen, *blocks in levels(reversed(widths[:-1]), config.blocks, up, before=widths[-1]):
             self.ups += [widen, nn.Sequential(*blocks)]
         kaiming(self)
         head = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)

@@ -25,9 +25,9 @@ from models.vae.network import VAEConfig
 from models.vae.pixel_decoder import PixelConfig
 
 PREFIXES = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module.", "generator": "ema.module."}
-"""Prefix of each network's weights; G is drawn with as its moving average."""
+"""Prefix of each network's weights in a state dict; for G those of its moving average, which images are drawn with."""
 
-SUFFIX = ".safetensors"
+SUFFIX = ".safetensors"  # of exports
 
 FLOAT32 = "prior.cholesky"
 """A matrix that exports keep in float32: densities need its inverse, whose rounding costs nats."""
