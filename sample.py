@@ -1,15 +1,16 @@
-"""Draw images from a checkpoint, which needs nothing but itself, or export what they are drawn with.
+"""Draw images from a checkpoint, or export the weights that they are drawn with; nothing else is needed.
 
 python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # rows mean, std, sample, denoised
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
-python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # everything takes it like a checkpoint
-torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # the same, shared out
+python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # can be used like the checkpoint
+torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # in four processes
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -19,17 +20,19 @@ import torch
 import torch.distributed as processes
 from jsonargparse import auto_cli
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from models.core.errors import InputError
-from models.core.files import replacing
-from models.inference.export import SUFFIX
+from models.core.files import refuse_unwritable, replacing
+from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
 from models.inference.pictures import as_pictures, panel
-from models.inference.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
+from models.inference.pipeline import load_pipeline
 from models.training.cli import OneLineParser, fail_if_known
 from models.vae.latent_prior import PriorName
 
-Batches = Iterator[tuple[int, dict[str, torch.Tensor]]]
+Batches = Iterator[tuple[int, dict[str, Tensor]]]
+"""(number of the first image, its batch by row), for every batch."""
 
 
 def sample(
@@ -53,96 +56,120 @@ def sample(
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
             by default samples.png, or with --export nothing.
         row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
-        prior: `standard`, N(0, I), or in its place `flow`, trained with the VAE; `fitted`, the Gaussian of q(z);
+        prior: `standard`, N(0, I), or instead of it `flow`, trained with the VAE; `fitted`, the Gaussian of q(z);
             `learned`, a mixture; by default the best, or the flow.
         batch_size: images decoded at once.
-        device: `cpu`, `cuda`, or `auto`; of torchrun's processes each takes a GPU of its own.
-        export: FILE.safetensors to write VAE, prior and, of stage 2, the denoiser's moving average to, in half
-            precision and without what only training needs. Nothing is drawn unless --out is given, too.
-        overwrite: replace what is at `out` and `export`.
+        device: `cpu`, `cuda`, or `auto`; each process of torchrun takes its own GPU.
+        export: FILE.safetensors to write VAE, prior and, for stage 2, the denoiser's moving average to, in half
+            precision and without what only training needs. Images are then drawn only if --out is given, too.
+        overwrite: replace existing files at `out` and `export`.
 
     Raises:
-        InputError: an argument is out of range, the checkpoint unreadable, or something there already.
+        InputError: an argument is out of range, the checkpoint unreadable, or a file exists already.
     """
     if out is None and export is None:
         out = "samples.png"
+    check_arguments(n, seed, batch_size, out, export, overwrite)
+    card, networks = load_pipeline(checkpoint)
+    if row not in (None, *networks.rows):
+        has = f"{checkpoint} is of stage {card.stage} and has {', '.join(networks.rows)}"
+        raise InputError(f"sample: --row {row}: {has}")
+    networks.check_prior(prior, checkpoint)
+    move(networks, device)
+    rank, world = join_processes()  # after the checks: no process may write while others still check what exists
+    if export is not None and rank == 0:
+        write_export(checkpoint, Path(export))
+    if out is not None:
+        batches = [range(n)[first : first + batch_size] for first in range(0, n, batch_size)[rank::world]]
+        drawn = draw_batches(partial(networks.draw, seed, prior=prior), batches, silent=rank > 0)
+        write_images(out, drawn, row or networks.rows[-1], rank)
+    if world > 1:
+        processes.destroy_process_group()
+
+
+def check_arguments(n: int, seed: int, batch_size: int, out: str | None, export: str | None, overwrite: bool) -> None:
+    """Refuse numbers out of range, file names without a known ending, and files that would be lost."""
     if n < 1 or seed < 0 or batch_size < 1:
         raise InputError(f"sample: --n {n} and --batch_size {batch_size} must be at least 1, --seed {seed} at least 0")
-    if out is not None and not single_images(out) and Path(out).suffix not in (".png", ".npz"):
+    if out is not None and not is_folder(out) and Path(out).suffix not in (".png", ".npz"):
         raise InputError(f"sample: --out {out}: end it in .png, .npz or, for single images, in /")
     if export is not None and Path(export).suffix != SUFFIX:
         raise InputError(f"sample: --export {export}: end it in {SUFFIX}")
-    for option, place in (("out", out), ("export", export)):
-        if place is not None and occupied(Path(place)) and not overwrite:
-            raise InputError(f"sample: {place} exists; choose another --{option} or pass --overwrite true")
-    card, pipeline = load_pipeline(checkpoint)
-    if row not in (None, *pipeline.rows):
-        raise InputError(
-            f"sample: --row {row}: {checkpoint} is of stage {card.stage} and has {', '.join(pipeline.rows)}"
-        )
-    if prior not in (None, *pipeline.priors):
-        why = "stage 1 learns its prior when its budget is seen" if pipeline.vae else "a plain GAN has no other"
-        if "flow" in pipeline.priors and prior == "standard":
-            why = "its VAE was trained with the flow in the place of N(0, I)"
-        raise InputError(f"sample: --prior {prior}: {checkpoint} has {', '.join(pipeline.priors)}; {why}")
+    for option, target in (("out", out), ("export", export)):
+        if target is None or overwrite:
+            continue
+        if any(Path(target).iterdir()) if Path(target).is_dir() else Path(target).exists():
+            raise InputError(f"sample: {target} exists; choose another --{option} or pass --overwrite true")
+
+
+def is_folder(out: str) -> bool:
+    """Return True for a folder, existing or new, which single images are written to."""
+    return out.endswith("/") or Path(out).is_dir()
+
+
+def move(networks: torch.nn.Module, device: str) -> None:
+    """Move the networks to the named device, in place."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        pipeline.to(device)
+        networks.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"sample: --device {device} cannot be used: {error}") from None
-    rank, world = share()  # behind the refusals: who begins to write waits for those who still look at what is there
-    if export is not None and rank == 0:
-        write_export(checkpoint, Path(export))
-    if out is not None:
-        firsts = range(0, n, batch_size)[rank::world]
-        batches = draw_batches(pipeline, firsts, n, seed, prior, batch_size, silent=rank > 0)
-        write_images(out, batches, row or pipeline.rows[-1], rank)
-    if world > 1:
-        processes.destroy_process_group()
 
 
-def single_images(out: str) -> bool:
-    """Whether a place is a folder, or will be."""
-    return out.endswith("/") or Path(out).is_dir()
-
-
-def occupied(place: Path) -> bool:
-    """Whether something would be lost by writing there."""
-    return any(place.iterdir()) if place.is_dir() else place.exists()
-
-
-def share() -> tuple[int, int]:
-    """This process's number and how many there are, who wait for each other here: one, or those of torchrun."""
+def join_processes() -> tuple[int, int]:
+    """Return this process's number and the count; torchrun's processes wait here for each other."""
     if not processes.is_torchelastic_launched():
         return 0, 1
-    processes.init_process_group("gloo")  # no more than pictures pass between them
+    processes.init_process_group("gloo")  # only pictures are sent
     return processes.get_rank(), processes.get_world_size()
 
 
 def wait() -> None:
-    """For all processes, where there are several."""
+    """Wait for the other processes, if there are any."""
     if processes.is_initialized():
         processes.barrier()
 
 
-def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
-    """Write one row as single images or an array, or the panel of all rows, as the end of `out` says.
+def gather(batches: list[tuple[int, Any]]) -> list[Any]:
+    """Collect the batches of all processes in the order of the first images' numbers; empty but on the first one."""
+    if processes.is_initialized():
+        parts = [[] for _ in range(processes.get_world_size())] if processes.get_rank() == 0 else None
+        processes.gather_object(batches, parts)
+        batches = sum(parts or [], [])
+    return [batch for _, batch in sorted(batches, key=lambda numbered: numbered[0])]
 
-    Of several processes each writes its own single images; anything else the first one writes.
+
+def draw_batches(draw: Callable[[range], dict[str, Tensor]], batches: list[range], silent: bool) -> Batches:
+    """Draw this process's batches, on the CPU, with a progress bar if there are several; print the speed at the end."""
+    seconds = 0.0
+    for numbers in tqdm(batches, "sampling", unit="batch", disable=silent or len(batches) < 2):
+        start = time.perf_counter()
+        rows = {name: images.cpu() for name, images in draw(numbers).items()}
+        seconds += time.perf_counter() - start
+        yield numbers.start, rows
+    if not silent:
+        drawn = sum(map(len, batches))
+        print(f"drawn: {drawn:,} images, {drawn / seconds:.1f} images/s")
+
+
+def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
+    """Write one row as single images or as an array, or the panel of all rows, as the ending of `out` says.
+
+    Each process writes its own single images; the first one writes everything else.
     """
     target = Path(out)
-    if single_images(out):
+    if is_folder(out):
         write_single_images(target, batches, row, rank)
     elif target.suffix == ".npz":
-        pictures = gathered([(first, as_pictures(row, rows[row])) for first, rows in batches])
+        pictures = gather([(first, as_pictures(row, rows[row])) for first, rows in batches])
         if rank == 0:
             with replacing(target) as part:
                 np.savez(part, images=np.concatenate(pictures))
     else:
-        drawn = gathered(list(batches))
+        drawn = gather(list(batches))
         if rank == 0:
             picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
             with replacing(target) as part:
@@ -151,22 +178,9 @@ def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
         print(f"wrote: {out}")
 
 
-def gathered(drawn: list[tuple[int, Any]]) -> list[Any]:
-    """What all processes have drawn, in the order of the first images' numbers; nothing but on the first process."""
-    if processes.is_initialized():
-        parts = [[] for _ in range(processes.get_world_size())] if processes.get_rank() == 0 else None
-        processes.gather_object(drawn, parts)
-        drawn = sum(parts or [], [])
-    return [what for _, what in sorted(drawn, key=lambda numbered: numbered[0])]
-
-
 def write_single_images(folder: Path, batches: Batches, row: str, rank: int) -> None:
-    """Write one row, an image a file; those of an earlier call stay until all of the new ones are on disk.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
-    try:
+    """Write one row, one file per image; the images of an earlier call stay until all new ones are on disk."""
+    with refuse_unwritable(f"{folder}/"):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".part-", dir=folder) as part:
             for first, rows in batches:
@@ -174,51 +188,24 @@ def write_single_images(folder: Path, batches: Batches, row: str, rank: int) -> 
                     Image.fromarray(picture).save(Path(part, f"{i:06d}.png"))
             wait()
             if rank == 0:
-                for old in folder.glob("[0-9]" * 6 + ".png"):  # of another --n, or the folder would mix two sets
+                for old in folder.glob("[0-9]" * 6 + ".png"):  # with another --n the folder would mix two sets
                     old.unlink()
             wait()
             for new in Path(part).iterdir():
                 new.rename(folder / new.name)
             wait()
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{folder}/: cannot be written ({reason}); make room there or check permissions") from error
-
-
-def draw_batches(
-    pipeline: Pipeline | PlainPipeline,
-    firsts: range,
-    n: int,
-    seed: int,
-    prior: PriorName | None,
-    batch_size: int,
-    silent: bool,
-) -> Batches:
-    """(number of its first image, rows on the CPU) for every batch, behind a progress bar where there are several; at
-    their end a line says how fast this process, where it is not silent, has drawn its own.
-    """
-    drawn, seconds = 0, 0.0
-    for first in tqdm(firsts, "sampling", unit="batch", disable=silent or len(firsts) < 2):
-        start = time.perf_counter()
-        rows = pipeline.draw(seed, range(first, min(n, first + batch_size)), prior)
-        rows = {name: images.cpu() for name, images in rows.items()}
-        seconds += time.perf_counter() - start
-        drawn += min(n, first + batch_size) - first
-        yield first, rows
-    if not silent:
-        print(f"drawn: {drawn:,} images, {drawn / seconds:.1f} images/s")
 
 
 def write_export(checkpoint: str, target: Path) -> None:
-    """Write the export of a checkpoint and say how large it is."""
-    content = exported(checkpoint)
+    """Write the export of a checkpoint and print its size."""
+    content = to_export(*read_checkpoint(checkpoint))
     with replacing(target) as part:
         part.write_bytes(content)
     print(f"exported: {target} ({len(content):,} bytes)")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command line; what the user can mend ends in one line and exit code 2."""
+    """Run a command line; errors of the user end in one line and exit code 2."""
     try:
         auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
     except Exception as error:

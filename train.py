@@ -28,7 +28,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.files import replacing
-from models.inference.pipeline import Card, read_checkpoint
+from models.inference.checkpoint import Card, read_checkpoint
 from models.training.callbacks import Checkpoints, FinalValues, ImagesProgressBar, Pictures
 from models.training.cli import OneLineParser, fail, fail_if_known, lost_process, refuse_scalars
 from models.training.evaluator import Evaluator

@@ -1,4 +1,4 @@
-"""sample.py as its user meets it: pixels by seed and number, three kinds of file, errors in one line."""
+"""sample.py from its command line: pixels by seed and number, three kinds of file, errors in one line."""
 
 import multiprocessing
 import os
@@ -24,13 +24,13 @@ ROWS = {"vae": ["mean", "std", "sample"], "gan": ["mean", "std", "sample", "deno
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to be in: a checkpoint is all that sampling needs."""
+    """Enter an empty folder: sampling needs nothing but a checkpoint."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def images(checkpoint: Path, *options: str) -> np.ndarray:
-    """What FILE.npz holds, (N, H, W, 3) uint8."""
+    """Run sample.py and return the content of FILE.npz, (N, H, W, 3) uint8."""
     sample.main([str(checkpoint), "--out", "images.npz", "--overwrite", "true", "--device", "cpu", *options])
     with np.load("images.npz") as file:
         assert file.files == ["images"]
@@ -38,7 +38,7 @@ def images(checkpoint: Path, *options: str) -> np.ndarray:
 
 
 def error_of(capsys: pytest.CaptureFixture, command: Sequence[object]) -> str:
-    """The one line of standard error that a command ends with, exit code 2."""
+    """Run a command that fails with exit code 2, and return its one line on standard error."""
     with pytest.raises(SystemExit) as caught:
         sample.main([str(word) for word in command])
     assert caught.value.code == 2
@@ -175,7 +175,7 @@ def test_a_checkpoint_alone_is_enough(trained, elsewhere):
 
 
 def drawn_by(rank: int, port: int, checkpoint: Path, out: str) -> None:
-    """One of two processes, as torchrun starts them."""
+    """Run as one of two processes that torchrun starts."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "here"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     sample.main([str(checkpoint), "--n", "7", "--batch_size", "2", "--device", "cpu", "--out", out])

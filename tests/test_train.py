@@ -19,7 +19,7 @@ from PIL import Image
 
 import train
 from models.core.layers import PyramidConfig
-from models.inference.pipeline import Card
+from models.inference.checkpoint import Card
 from models.training.callbacks import STOPPING, Checkpoints
 from models.vae.latent_prior import LatentPrior
 from models.vae.network import VAE, VAEConfig

@@ -1,1 +1,1 @@
-"""Distributions, noise, files, layers and errors: what everything else stands on."""
+"""Gaussians, noise, files, layers and errors; imports nothing else of the project."""

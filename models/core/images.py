@@ -1,4 +1,4 @@
-"""Images as a picture file holds them."""
+"""Conversion of images to 8 bits, as a picture file stores them."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,9 @@ from models.core.errors import InputError
 
 
 def eight_bit(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) as a picture file holds them, uint8: floats in [0, 1] are clipped and rounded, uint8 passes.
+    """Convert images (B, 3, H, W) to uint8: floats are clipped to [0, 1] and rounded, uint8 is returned as it is.
 
-    So drawn and real images have the same rounding error, and values outside [0, 1], which no picture shows, count as
-    black or white.
+    Drawn and real images then have the same rounding error, and values outside [0, 1] count as black or white.
 
     Raises:
         InputError: not (B, 3, H, W), neither uint8 nor float, or not finite.

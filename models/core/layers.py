@@ -1,5 +1,6 @@
 """Building blocks shared by all networks. Axes: B batch, C channels, H height, W width."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import log2
 
@@ -8,13 +9,15 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 
+Resize = Callable[[int, int], nn.Module]
+
 
 @dataclass(frozen=True)
 class PyramidConfig:
     """Widths of a stack of resolutions, each half the one before, from size/patch down to 4x4.
 
     Args:
-        widths: channels at each resolution, finest first; the last entry serves all that are coarser.
+        widths: channels at each resolution, finest first; the last entry holds for all coarser ones.
         blocks: residual blocks at each resolution.
         patch: side of the squares of pixels that enter and leave as one position (space to depth).
     """
@@ -24,7 +27,7 @@ class PyramidConfig:
     patch: int = 2
 
     def channels(self, size: int) -> list[int]:
-        """Channels from the finest resolution, size/patch, to 4x4.
+        """Return the channels from the finest resolution, size/patch, to 4x4.
 
         Raises:
             InputError: the size is no power of two from 32 to 256, or widths, blocks or patch cannot fill it.
@@ -42,7 +45,7 @@ class PyramidConfig:
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(conv(silu(x)))), with the last convolution zero at first: a new network starts as its skeleton.
+    """x + conv(silu(conv(silu(x)))), the identity in a new network, whose last convolution is zero.
 
     There is no normalisation: it costs a third of the time on a CPU, and batch statistics would couple the images
     of a batch, which a per-image likelihood and a gradient penalty both forbid.
@@ -66,15 +69,34 @@ def down(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def up(inputs: int, outputs: int) -> nn.Sequential:
-    """Double the resolution: (B, inputs, H, W) -> (B, outputs, 2H, 2W). The 1x1 convolution runs on the small side."""
+    """Double the resolution: (B, inputs, H, W) -> (B, outputs, 2H, 2W). The convolution runs at the lower one."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.Upsample(scale_factor=2, mode="nearest"))
 
 
-def kaiming(network: nn.Module) -> None:
-    """Kaiming fan-in weights for every layer but those that start at zero, in place.
+def levels(
+    widths: Iterable[int], blocks: int, resize: Resize, before: int | None = None, blocks_first: bool = False
+) -> Iterator[list[nn.Module]]:
+    """Yield the layers of each level of a pyramid: `resize` from the level before, then residual blocks.
 
-    A discriminator needs them: with the framework's default, which shrinks the signal layer by layer, it cannot tell
-    anything from anything for hundreds of steps.
+    Args:
+        widths: channels of the levels, in the order in which the network passes them.
+        blocks: residual blocks of each level.
+        resize: `down` or `up`.
+        before: channels of the level before the first; None if there is nothing to resize.
+        blocks_first: build the blocks before `resize`; changes the initial weights of a seed and nothing else.
+    """
+    for width in widths:
+        built = [ResBlock(width) for _ in range(blocks)] if blocks_first else []
+        resized = [resize(before, width)] if before else []
+        yield resized + (built or [ResBlock(width) for _ in range(blocks)])
+        before = width
+
+
+def kaiming(network: nn.Module) -> None:
+    """Give every layer but those that start at zero Kaiming fan-in weights, in place.
+
+    A discriminator needs them: PyTorch's default shrinks the signal layer by layer, and D learns nothing for hundreds
+    of steps.
     """
     zero = {block.conv2 for block in network.modules() if isinstance(block, ResBlock)}
     for module in network.modules():

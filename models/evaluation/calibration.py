@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 
-from models.core.gaussian import Draws, Gaussian, kl_of_moments, kl_to_standard_normal
+from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 
 LEVELS = (0.5, 0.9, 0.99)
 """Probabilities of the central intervals whose coverage is counted."""
@@ -131,13 +131,13 @@ class CodeStatistics(SumMetric):
         shapes = {"count": (), "drawn": (), "sum": (latent,), "outer": square, "within": square, "nats": (latent,)}
         super().__init__(shapes, **options)
 
-    def update(self, q: Gaussian | Draws) -> None:
+    def update(self, q: Gaussian | LatentDraws) -> None:
         """Add a batch of posteriors, mean and logstd (B, D), or K >= 2 draws of each, (K, B, D).
 
         From draws E[z|x] and Cov[z|x] are estimated. The outer product of the estimated mean contains 1/K of that
         covariance, which is subtracted: neither sum is biased.
         """
-        if isinstance(q, Draws):
+        if isinstance(q, LatentDraws):
             z = q.z.double()
             mean = z.mean(0)
             centred = rearrange(z - mean, "k b d -> (k b) d")

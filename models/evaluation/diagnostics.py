@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from models.core.gaussian import Draws, Gaussian
+from models.core.gaussian import Gaussian, LatentDraws
 from models.evaluation import figures
 from models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
 from models.evaluation.regions import RegionCalibration, RegionReport
@@ -33,7 +33,7 @@ class Diagnostics(nn.Module):
 
     def update(
         self,
-        q: Gaussian | Draws,
+        q: Gaussian | LatentDraws,
         p: Gaussian,
         x: Tensor,
         batch: dict[str, Tensor],
@@ -46,7 +46,7 @@ class Diagnostics(nn.Module):
         """
         self.code.update(q)
         if self.noise is not None:
-            self.noise.update(Draws(flow(q.z)[0], q.log_q))
+            self.noise.update(LatentDraws(flow(q.z)[0], q.log_q))
         self.calibration.update(p, x)
         if self.regions is not None and "regions" in batch:
             clean = batch["clean"].float() / 255 if "clean" in batch else None

@@ -1,4 +1,4 @@
-"""The generator of a plain GAN, which knows no VAE: from z to an image, through the decoder's own layers."""
+"""The generator of a plain GAN, without a VAE: from z to an image, through the layers of the decoder."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from models.vae.network import Decoder, VAEConfig
 
 @dataclass(frozen=True)
 class GeneratorConfig(PyramidConfig):
-    """The decoder's pyramid, and what enters it.
+    """The decoder's pyramid and its number of latents.
 
     Args:
         latent: number of latents D.
@@ -22,7 +22,7 @@ class GeneratorConfig(PyramidConfig):
 
 
 class Generator(nn.Module):
-    """z -> image: the VAE's decoder with nothing but the mean as its output.
+    """z -> image: the VAE's decoder with the mean as its only output.
 
     Args:
         size: image side in pixels, a power of two from 32 to 256.
@@ -41,5 +41,5 @@ class Generator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] units, not clipped, for standard normal z (B, D)."""
+        """Return images (B, 3, H, W) in [0, 1] units, not clipped, for standard normal z (B, D)."""
         return self.decoder(z).mean

@@ -1,1 +1,1 @@
-"""What a checkpoint is and how images are drawn from one; no Lightning."""
+"""Checkpoints, the pipelines that draw images from them, and pictures; no Lightning."""

@@ -1,4 +1,4 @@
-"""Pictures for people: labelled panels whose rows are mean, std (a heat map with its scale), sample, denoised."""
+"""Pictures of generated images: labelled panels with rows such as mean, std (a heat map with its scale), sample."""
 
 import matplotlib
 import numpy as np
@@ -13,27 +13,27 @@ GAP, INK, PAPER = 2, (40, 40, 40), (255, 255, 255)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images (B, 3, H, W) in [0, 1], clipped and rounded to the nearest 8-bit level: (B, H, W, 3) uint8."""
+    """Clip images (B, 3, H, W) to [0, 1] and round them to the nearest 8-bit level: (B, H, W, 3) uint8."""
     return rearrange(eight_bit(images).cpu(), "b c h w -> b h w c").numpy()
 
 
 def heat_limit(std: Tensor) -> float:
-    """Upper end of the heat map's scale: the 99.5th percentile of the std, averaged over channels."""
+    """Return the upper end of the heat map's scale: the 99.5th percentile of the std averaged over channels."""
     return float(np.quantile(std.float().mean(1).cpu().numpy(), 0.995))
 
 
 def heat_map(std: Tensor, limit: float) -> np.ndarray:
-    """The std (B, 3, H, W) averaged over channels as colours from 0 to `limit`: (B, H, W, 3) uint8."""
+    """Colour the std (B, 3, H, W), averaged over channels, on a scale from 0 to `limit`: (B, H, W, 3) uint8."""
     return HEAT(std.float().mean(1).cpu().numpy() / limit, bytes=True)[..., :3]
 
 
 def as_pictures(name: str, images: Tensor, limit: float = 0.2) -> np.ndarray:
-    """A row (B, 3, H, W) as 8-bit pictures (B, H, W, 3); a std becomes a heat map from 0 to `limit`."""
+    """Convert a row (B, 3, H, W) to 8-bit pictures (B, H, W, 3), a std to a heat map from 0 to `limit`."""
     return heat_map(images, limit) if name.startswith("std") else to_uint8(images)
 
 
 def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.Image:
-    """A labelled panel: one line of pictures a row, in blocks of `columns`, and the scale of the row `std`.
+    """Draw a labelled panel: one line of pictures a row, in blocks of `columns`, and the scale of the row `std`.
 
     Args:
         rows: name -> images (B, 3, H, W) in [0, 1], the same B for all.
@@ -64,7 +64,7 @@ def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.I
 
 
 def _scale(font: ImageFont.FreeTypeFont, limit: float) -> Image.Image:
-    """The heat map's colours from 0 to `limit`, with both ends named in [0, 1] pixel units."""
+    """Draw the heat map's colours from 0 to `limit`, with both ends labelled in [0, 1] pixel units."""
     bar = HEAT(np.linspace(0, 1, 160), bytes=True)[None, :, :3].repeat(font.size, axis=0)
     start, label = int(font.getlength("std 0 ")), f"{limit:.3f}  (pixels in [0, 1])"
     picture = Image.new("RGB", (start + 166 + int(font.getlength(label)) + 2, 2 * font.size), PAPER)

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from models.core.errors import InputError
-from models.inference.pipeline import Card
+from models.inference.checkpoint import Card
 from models.toys import figures as toy_figures
 from models.toys import linear_gaussian as toy
 from models.training.recipe import Recipe
@@ -76,7 +76,7 @@ class ToyModule(Recipe):
         return torch.optim.Adam(self.parameters(), self.schedule.learning_rate)
 
     def card(self) -> Card:
-        return Card("toy", 0, self.images_seen, self.settings)
+        return Card("toy", 0, self.images_seen, {}, settings=self.settings)
 
     def check(self, card: Card, state: dict[str, Tensor], path: str) -> None:
         """Compare the cards; shapes follow from the settings and from the data, see on_load_checkpoint."""

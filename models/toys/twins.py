@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_bin_probability, log_density
+from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density
 from models.toys import figures as toy_figures
 from models.toys.recipe import ToyModule
+from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig
 
 LIKELIHOODS = {"density": log_density, "bin": log_bin_probability}

@@ -37,7 +37,7 @@ def refuse_stage_1(module: "VAEModule") -> None:
 
 def refuse_for_the_std(module: "VAEModule") -> None:
     """Refuse what a fixed or a learned std rules out."""
-    std = module.vae.config.std
+    std = module.net.std
     if module.gradient != "plain" and std == "fixed":
         raise InputError(
             f"model: gradient {module.gradient} balances mean and std, and net.std is fixed; take gradient plain"
@@ -51,7 +51,7 @@ def refuse_for_the_std(module: "VAEModule") -> None:
 
 def refuse_for_the_rate(module: "VAEModule") -> None:
     """Refuse what the regulariser, the posterior and the prior rule out."""
-    regulariser, net = module.regulariser, module.vae.config
+    regulariser, net = module.regulariser, module.net
     if module.free_bits and regulariser != "posterior":
         raise InputError(
             f"model: free_bits ({module.free_bits}) are of each posterior's KL, which is no part of the loss with "
@@ -82,7 +82,7 @@ def refuse_for_the_rate(module: "VAEModule") -> None:
 
 def refuse_for_the_pixels(module: "VAEModule") -> None:
     """Refuse what a decoder of pixels in order rules out."""
-    blocks = module.vae.config.pixels.blocks
+    blocks = module.net.pixels.blocks
     if blocks and module.likelihood == "density":
         raise InputError(
             f"model: likelihood density with net.pixels.blocks ({blocks}): pixels are drawn from those before on the "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.core.errors import InputError
-from models.inference.pipeline import read_checkpoint
+from models.inference.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from models.training.recipe import Recipe

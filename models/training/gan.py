@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from models.core.gaussian import Gaussian, dequantised
+from models.core.gaussian import Gaussian
 from models.core.layers import PyramidConfig
 from models.core.randomness import Noise
 from models.evaluation.moments import DenoisingMoments
@@ -28,12 +28,14 @@ from models.gan.objective import (
     spread_terms,
     squared_error,
 )
+from models.inference.checkpoint import Card
 from models.inference.pictures import panel
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline, load_vae
+from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline, load_vae
 from models.training.contradictions import refuse_adversary, refuse_stage_2, refuse_vae
 from models.training.image_module import Batch, ImageModule
 from models.training.schedule import Schedule
 from models.training.update import MovingAverage, Update, adam
+from models.vae.likelihood import dequantised
 
 VARIED = 8
 """Draws of z whose denoisings are pictured."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.core.randomness import Noise, noise_of_images
 from models.evaluation.report import EvaluationReport
-from models.inference.pipeline import Card, Pipeline, PlainPipeline
+from models.inference.checkpoint import Card
+from models.inference.pipeline import Pipeline, PlainPipeline
 from models.training.divergence import PATIENCE, diverged
 from models.training.recipe import Recipe
 from models.training.report import Report

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.randomness import Noise
-from models.inference.pipeline import Card, drawn_with
+from models.inference.checkpoint import Card, drawing_state
 from models.training.schedule import Schedule
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
@@ -135,7 +135,7 @@ class Recipe(pl.LightningModule):
         Raises:
             InputError: it is of another stage, image size or architecture.
         """
-        own = drawn_with(self.state_dict()) if card.exported else self.state_dict()
+        own = drawing_state(self.state_dict()) if card.exported else self.state_dict()
         mine, theirs = ({**leaves(asdict(c)), **shapes(s)} for c, s in ((self.card(), own), (card, state)))
         for name in (*theirs, *mine):
             of_the_position = name.split(".")[0] in POSITION

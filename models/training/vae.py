@@ -11,29 +11,21 @@ from PIL.Image import Image
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import (
-    Draws,
-    Gaussian,
-    dequantised,
-    floored_kl,
-    kl_of_moments,
-    kl_to_standard_normal,
-    log_bin_probability,
-    log_level_density,
-    mixture_moments,
-    mmd_in_nats,
-)
+from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 from models.core.randomness import Noise, generator
 from models.evaluation.calibration import CodeStatistics
 from models.evaluation.diagnostics import Diagnostics
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Card, Pipeline
+from models.inference.checkpoint import Card
+from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline
 from models.training.contradictions import refuse_stage_1
 from models.training.image_module import Batch, ImageModule
 from models.training.schedule import Schedule, warmed_up
 from models.training.update import Update, adam
 from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import dequantised, log_bin_probability, log_level_density
 from models.vae.network import VAE, Posterior, VAEConfig
 from models.vae.objective import DecoderGradient, closed_form_rate, per_image, rate, reconstruct, statistics
+from models.vae.regulariser import floored_kl, mixture_moments, mmd_in_nats
 
 DRAWS = 8
 """Draws of each held-out image's q(z|x), if that is known by draws alone: enough to tell a variance of 0.01."""
@@ -94,10 +86,11 @@ class VAEModule(ImageModule):
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.couples_the_batch = regulariser != "posterior" or free_bits > 0  # no mean of the images' rates
+        self.net = net
+        refuse_stage_1(self)
         self.vae = VAE(size, net)
         self.prior = LatentPrior(net.latent, net.prior)
         self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
-        refuse_stage_1(self)
 
     # Training.
 
@@ -183,15 +176,15 @@ class VAEModule(ImageModule):
         report = code.compute()
         self.prior.fit(report.mean, report.covariance)
         if learns:
-            self.learn_prior(Draws(*(torch.cat(t) for t in zip(*codes, strict=True))))
+            self.learn_prior(LatentDraws(*(torch.cat(t) for t in zip(*codes, strict=True))))
 
-    def learn_prior(self, draws: Draws) -> None:
+    def learn_prior(self, draws: LatentDraws) -> None:
         """Learn the prior from codes (N, V, D), V views of N images, and say in a line what it is worth."""
         start = time.monotonic()
         rates = self.prior.learn(draws, self.prior_components, self.schedule.seed)
         said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items())
         said = said or f"{len(draws.z):,} images are few"
-        self.print(f"prior: {self.prior.names[-1]} (rate: {said}; {time.monotonic() - start:.0f} s)")
+        self.print(f"prior: {self.prior.best} (rate: {said}; {time.monotonic() - start:.0f} s)")
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the ELBO of held-out images, by bin likelihood and the posterior's KL, whatever is trained on."""
@@ -203,7 +196,8 @@ class VAEModule(ImageModule):
         closed = closed_form_rate(q, self.prior)
         self.diagnostics.update(q if closed else draws, p, x, batch, self.prior.flow)
         distortion, kl = -per_image(log_bin_probability(p, x)), rate(q, draws[0], self.prior)
-        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in self.prior.names if name != self.prior.own}
+        others = (name for name in self.prior.names if name != self.prior.training_prior)
+        rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in others}
         return statistics(p, x, distortion, kl, self.vae.config.std_floor) | rates
 
     def reset_metrics(self) -> None:

@@ -1,4 +1,4 @@
-"""Autoregressive flows: an invertible map whose log determinant is known, and the posterior that one makes of a draw.
+"""Autoregressive flows: an invertible map with a known log determinant, and the posterior of a flow on a Gaussian.
 
 Axes: B batch, K draws, D latents.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
 from models.core.errors import InputError
-from models.core.gaussian import Draws, Gaussian
+from models.core.gaussian import Gaussian, LatentDraws
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class FlowConfig:
 
 
 class AutoregressiveFlow(nn.Module):
-    """u_i = exp(s_i) z_i + m_i, with s_i and m_i functions of z_<i and a context, `steps` times in turning order.
+    """u_i = exp(s_i) z_i + m_i, with s_i and m_i functions of z_<i and a context.
 
-    From z to u all i at once, from u to z one after another: D passes a step. A new one is the identity. |s_i| is kept
-    below log 1000, softly. Float32, also under autocast.
+    Every second step takes the latents in reverse order. From z to u one pass computes all i; from u to z each step
+    needs D passes. A new flow is the identity. |s_i| has a smooth bound, log 1000. Float32, also under autocast.
 
     Args:
         latent: D.
         config: steps, at least one, and their width.
-        context: numbers that every step sees beside z.
+        context: size C of the context, a further input of every step.
 
     Raises:
-        InputError: steps or width < 1, or one latent alone, which has nothing before it.
+        InputError: steps or width < 1, or a single latent, which has none before it.
     """
 
     def __init__(self, latent: int, config: FlowConfig, context: int = 0) -> None:
@@ -56,7 +56,7 @@ class AutoregressiveFlow(nn.Module):
             nn.init.zeros_(step.hyper[-1].bias)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """u (..., D) and log |det du/dz| (...), for z (..., D) and a context (..., C)."""
+        """Return u (..., D) and log |det du/dz| (...), for z (..., D) and a context (..., C)."""
         log_determinant = z.new_zeros(z.shape[:-1])
         with torch.autocast(z.device.type, enabled=False):
             for step in self.steps:
@@ -65,7 +65,7 @@ class AutoregressiveFlow(nn.Module):
         return z, log_determinant
 
     def inverse(self, u: Tensor, context: Tensor | None = None) -> Tensor:
-        """The z whose u this is, (..., D)."""
+        """Return the z (..., D) that the flow maps to u."""
         with torch.autocast(u.device.type, enabled=False):
             for step in reversed(self.steps):
                 u = step(context).inv(u)
@@ -74,26 +74,26 @@ class AutoregressiveFlow(nn.Module):
 
 @dataclass(frozen=True)
 class FlowedGaussian:
-    """The law of z = f(z0; context) for z0 ~ N(mean, std^2): log q(z) = log N(z0) - log |det df/dz0|.
+    """The distribution of z = f(z0; context) for z0 ~ N(mean, std^2): log q(z) = log N(z0) - log |det df/dz0|.
 
-    Its density is known at its own draws alone, and its moments are not. Kingma et al. 2016.
+    Its density is known only at its own draws, and its moments are unknown. Kingma et al. 2016.
 
     Args:
-        base: the law of z0, (B, D).
+        base: the distribution of z0, (B, D).
         flow: f.
-        context: what f knows of each image, (B, C).
+        context: features of each image, (B, C).
     """
 
     base: Gaussian
     flow: AutoregressiveFlow
     context: Tensor
 
-    def draw(self, noise: Tensor) -> Draws:
-        """The z of standard normal noise (..., B, D), and log q(z|x)."""
+    def draw(self, noise: Tensor) -> LatentDraws:
+        """Return z and log q(z|x) for standard normal noise (..., B, D)."""
         start = self.base.draw(noise)
         z, log_determinant = self.flow(start.z, self.context)
-        return Draws(z, start.log_q - log_determinant)
+        return LatentDraws(z, start.log_q - log_determinant)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The z of standard normal noise, both (..., B, D)."""
+        """Return z for standard normal noise, both (..., B, D)."""
         return self.draw(noise).z

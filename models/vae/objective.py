@@ -9,16 +9,9 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from models.core.gaussian import (
-    Draws,
-    Gaussian,
-    LogLikelihood,
-    beta_nll,
-    bits_per_dimension,
-    faithful_nll,
-    kl_to_standard_normal,
-)
+from models.core.gaussian import Gaussian, LatentDraws, kl_to_standard_normal
 from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import LogLikelihood, beta_nll, bits_per_dimension, faithful_nll
 from models.vae.network import VAE, Posterior
 
 DecoderGradient = Literal["plain", "beta-nll", "faithful"]
@@ -62,11 +55,11 @@ def closed_form_rate(q: Posterior, prior: LatentPrior) -> bool:
     return isinstance(q, Gaussian) and prior.flow is None
 
 
-def rate(q: Posterior, draws: Draws, prior: LatentPrior) -> Tensor:
+def rate(q: Posterior, draws: LatentDraws, prior: LatentPrior) -> Tensor:
     """Return KL(q(z|x) to p(z)), (B,); without a closed form its estimate from the draw, log q - log p."""
     if closed_form_rate(q, prior):
         return reduce(kl_to_standard_normal(q), "b d -> b", "sum")
-    return prior.rate(draws, prior.own)
+    return prior.rate(draws, prior.training_prior)
 
 
 def statistics(p: Gaussian, x: Tensor, distortion: Tensor, rate: Tensor, std_floor: float) -> dict[str, Tensor]:

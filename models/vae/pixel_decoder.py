@@ -1,7 +1,7 @@
-"""Pixels in raster order, each of which knows z and the pixels before it: the decoder of PixelVAE, one pass a pixel.
+"""Masked convolutions that condition each pixel on z and the pixels before it in raster order: PixelVAE's decoder.
 
-Gulrajani et al. 2017, with Gaussians in the place of softmaxes and, between the colours of a pixel, the linear
-dependence of PixelCNN++ (Salimans et al. 2017).
+Gulrajani et al. 2017, with Gaussians instead of softmaxes and, between the colours of a pixel, the linear dependence
+of PixelCNN++ (Salimans et al. 2017). Drawing an image takes one pass a pixel.
 Axes: B batch, W width of the stack, C context channels, H height and width of the image.
 """
 
@@ -23,10 +23,10 @@ class PixelConfig:
     """A stack of masked convolutions over the image.
 
     Args:
-        blocks: residual blocks, each of which sees one pixel further; 0 for no stack, and pixels that are independent
-            given z.
+        blocks: residual blocks, each of which sees one pixel further; with 0 there is no stack, and the pixels are
+            independent given z.
         width: channels.
-        context: channels that the decoder gives the stack beside each pixel's own mean and logstd.
+        context: channels from the decoder to the stack in addition to each pixel's mean and logstd.
     """
 
     blocks: int = 0
@@ -35,13 +35,9 @@ class PixelConfig:
 
 
 class CausalConv(nn.Conv2d):
-    """A convolution that sees what lies above, `reach` pixels far, and in its own row what lies to the left.
+    """A convolution that sees the pixels above and, in its own row, to the left, up to `reach` pixels away.
 
-    Args:
-        inputs: channels in.
-        outputs: channels out.
-        reach: how far it sees.
-        itself: whether it sees the pixel in its middle.
+    With `itself` it also sees the pixel in its middle.
     """
 
     def __init__(self, inputs: int, outputs: int, reach: int, itself: bool) -> None:
@@ -53,27 +49,27 @@ class CausalConv(nn.Conv2d):
 
     @property
     def kernel(self) -> Tensor:
-        """The weights, 0 where nothing is seen, (outputs, inputs, reach + 1, 2 reach + 1)."""
+        """The weights with zeros under the mask, (outputs, inputs, reach + 1, 2 reach + 1)."""
         return self.weight * self.visible
 
     def padded(self, x: Tensor) -> Tensor:
-        """x (B, C, H, H) with zeros above, to the left and to the right: what `at` looks at."""
+        """Pad x (B, C, H, H) with zeros above, to the left and to the right, as `at` needs it."""
         return F.pad(x, (self.reach, self.reach, self.reach, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(self.padded(x), self.kernel, self.bias)
 
     def at(self, padded: Tensor, row: int, column: int) -> Tensor:
-        """The output at one pixel, (B, outputs), from the padded input."""
+        """Return the output at one pixel, (B, outputs), from the padded input."""
         seen = padded[:, :, row : row + self.reach + 1, column : column + 2 * self.reach + 1]
         return F.linear(seen.flatten(1), self.kernel.flatten(1), self.bias)
 
 
 class PixelStack(nn.Module):
-    """What the pixels before say of a pixel: 6 corrections of the decoder's output and 3 slopes between colours.
+    """(x_<i, z) -> 6 corrections of the decoder's mean and logstd at pixel i, and 3 slopes between its colours.
 
-    A new one corrects nothing. It sees 3 pixels far and one a block more, to the left and above; to the right above
-    within 45 degrees alone.
+    A new stack corrects nothing. It sees 3 pixels far and one more per block, to the left and above; to the right only
+    what lies above within 45 degrees.
 
     Args:
         config: width, context, and blocks, at least one.
@@ -97,18 +93,18 @@ class PixelStack(nn.Module):
             nn.init.zeros_(weights)
 
     def forward(self, x: Tensor, decoded: Tensor) -> Tensor:
-        """(B, 9, H, H) for all pixels at once, of images x (B, 3, H, H) in [0, 1] and what z says, (B, 6 + C, H, H)."""
+        """Return (B, 9, H, H) for images x (B, 3, H, H) in [0, 1] and the decoder's output for z, (B, 6 + C, H, H)."""
         h = self.first(2 * x - 1) + self.condition(decoded)  # (B, W, H, H)
         for block in self.blocks:
             h = h + block(F.silu(h))
         return self.head(F.silu(h)).float()
 
     def draw(self, decoded: Tensor, pixel: Callable[[int, int, Tensor], Tensor]) -> Tensor:
-        """Images (B, 3, H, H), pixel by pixel; every layer keeps its input, so that a pixel costs one output of each.
+        """Draw images (B, 3, H, H), pixel by pixel; every layer keeps its input and computes one output a pixel.
 
         Args:
-            decoded: what z says, (B, 6 + C, H, H).
-            pixel: (row, column, the output (B, 9) there) -> that pixel, (B, 3) in [0, 1].
+            decoded: the decoder's output for z, (B, 6 + C, H, H).
+            pixel: (row, column, the stack's output (B, 9) there) -> that pixel, (B, 3) in [0, 1].
         """
         condition = self.condition(decoded)  # (B, W, H, H)
         height, width = condition.shape[2:]
@@ -126,12 +122,12 @@ class PixelStack(nn.Module):
 
 
 def coloured(p: Gaussian, slopes: Tensor, x: Tensor) -> Gaussian:
-    """Means moved by the colours before: green + a (x_red - red), blue + b (x_red - red) + c (x_green - green).
+    """Shift means by the colours before: green + a (x_red - red), blue + b (x_red - red) + c (x_green - green).
 
     Args:
         p: of the pixels, (B, 3, ...).
         slopes: a, b and c, (B, 3, ...).
-        x: the pixels, of which blue is not looked at, (B, 3, ...).
+        x: the pixels, (B, 3, ...); blue is not used.
     """
     (red, green, blue), (a, b, c) = p.mean.unbind(1), slopes.unbind(1)
     off_red = x[:, 0] - red
@@ -141,5 +137,5 @@ def coloured(p: Gaussian, slopes: Tensor, x: Tensor) -> Gaussian:
 
 
 def eight_bit_draw(p: Gaussian, noise: Tensor) -> Tensor:
-    """A draw on the grid k/255: rounded, and outside of [0, 1] the end, with just the probabilities of the bins."""
+    """Draw on the grid k/255 by clipping to [0, 1] and rounding, which gives exactly the probabilities of the bins."""
     return (255 * p.sample(noise).clamp(0, 1)).round() / 255

@@ -30,7 +30,7 @@ import train
 from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
-from models.inference.pipeline import Card
+from models.inference.checkpoint import Card
 from models.training import GANModule, VAEModule
 from models.vae.latent_prior import LatentPrior
 from models.vae.network import VAE

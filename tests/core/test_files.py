@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic replacement of files: errors, kills, the order of syncs."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ with replacing(Path("values.json")) as part:
 def test_a_killed_write_is_no_obstacle_to_the_next(tmp_path):
     path = tmp_path / "values.json"
     path.write_text("kept")
-    search = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    search = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=search)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == "kept" and len(names(tmp_path)) == 2

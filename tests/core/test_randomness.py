@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from models.core.randomness import generator, noise_of_images, shard
+from models.core.randomness import Noise, generator, noise_of_images
 
 
 def draw(*key: int, count: int = 4) -> torch.Tensor:
@@ -39,8 +39,17 @@ def test_noise_of_an_image_differs_between_seeds_and_streams():
     assert len(torch.cat(rows).unique(dim=0)) == 16
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_union_of_the_shards_is_the_whole(world):
-    whole = shard(torch.randn, (8, 3, 2), generator(5))
-    shards = [shard(torch.randn, (8 // world, 3, 2), generator(5), rank, world) for rank in range(world)]
-    assert torch.equal(torch.stack(shards, dim=1).flatten(0, 1), whole)  # row i of a shard is row i * world + rank
+@pytest.mark.parametrize("draw", [Noise.normal, Noise.uniform])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_union_of_the_parts_is_the_whole(count, draw):
+    whole = draw(Noise(5, 1, 3), 8, 3, 2)
+    parts = [draw(Noise(5, 1, 3, part=part, parts=count), 8 // count, 3, 2) for part in range(count)]
+    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole)  # row i of a part is row i * parts + part
+
+
+def test_noise_of_a_step_goes_on_and_depends_on_its_key():
+    noise = Noise(5, 1, 3)
+    assert not torch.equal(noise.normal(4), noise.normal(4))
+    assert torch.equal(Noise(5, 1, 3).normal(4), Noise(5, 1, 3).normal(4))
+    assert not torch.equal(Noise(5, 1, 4).normal(4), Noise(5, 1, 3).normal(4))
+    assert 0 <= noise.uniform(100).min() and noise.uniform(100).max() < 1

@@ -15,18 +15,19 @@ from torch import Tensor
 import sample
 from models.core.errors import InputError
 from models.core.layers import PyramidConfig
-from models.inference import export
-from models.inference.pipeline import PARTS, load_pipeline, read_checkpoint
+from models.inference.checkpoint import FLOAT32, PREFIXES, packed, read_checkpoint, to_safetensors
+from models.inference.pipeline import load_pipeline
 from models.training import GANModule, VAEModule
 from models.vae.latent_prior import LatentPrior, Mixture
 from models.vae.network import VAEConfig
 from tests import tiny
 from tests.benchmarks.memory import card, networks, resolved
 from tests.conftest import Trained
+from tests.inference.test_checkpoint import refusal
 from tests.test_sample import images
 from tests.test_train import error_of, fit_error, stopped
 from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states
-from tests.vae.test_networks import refusal
+from tests.training.test_recipes import rate_of
 
 KINDS = ("vae", "learned", "gan")
 GOES_ON = ("--model.budget", str(BUDGET + LEG), "--model.warmup", "0.3", "--model.decay", "0.3")
@@ -34,13 +35,13 @@ GOES_ON = ("--model.budget", str(BUDGET + LEG), "--model.warmup", "0.3", "--mode
 
 @pytest.fixture(scope="module")
 def checkpoints(trained: Trained, learned: Path) -> dict[str, Path]:
-    """By kind: of stage 1, with a learned prior, of stage 2."""
+    """Return a checkpoint by kind: stage 1, stage 1 with a learned prior, stage 2."""
     return {"vae": trained.vae / "last.ckpt", "learned": learned, "gan": trained.gan / "last.ckpt"}
 
 
 @pytest.fixture(scope="module")
 def exports(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The export of each."""
+    """Export each checkpoint."""
     folder = tmp_path_factory.mktemp("exports")
     for kind, checkpoint in checkpoints.items():
         sample.main([str(checkpoint), "--export", f"{folder}/{kind}.safetensors"])
@@ -49,7 +50,7 @@ def exports(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def root(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, with the caches and no run."""
+    """Enter a folder with the caches and no run."""
     (tmp_path / "cache").symlink_to(trained.root / "cache")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -68,7 +69,7 @@ def test_an_export_says_what_it_is_to_any_reader_of_its_format(checkpoints, expo
     assert {name.split(".")[0] for name in tensors} == networks and "ema.n_averaged" not in tensors
     assert any(name.startswith("prior.mixture.") for name in tensors) == (kind == "learned")
     for name, value in tensors.items():
-        whole = value.ndim < 2 or name in export.WHOLE
+        whole = value.ndim < 2 or name == FLOAT32
         assert value.dtype == (saved["state_dict"][name].dtype if whole else torch.float16)
         assert torch.equal(value, saved["state_dict"][name].to(value.dtype))
     kept = ("stage", "size", "images_seen", "vae", "denoiser", "data")
@@ -115,7 +116,7 @@ def test_draws_are_those_of_the_checkpoint_within_a_level(checkpoints, exports, 
 
 @pytest.mark.parametrize("with_mixture", [False, True])
 def test_densities_survive_where_latents_are_correlated(with_mixture):
-    """Half a Cholesky factor would not: its rounding is divided by the smallest std."""
+    """The prior's Cholesky factor stays in float32, or its rounding would be divided by the smallest std."""
     prior = LatentPrior(16)
     mixing = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     covariance = mixing @ torch.diag(torch.logspace(1, -6, 16, dtype=torch.float64)) @ mixing.T
@@ -126,7 +127,7 @@ def test_densities_survive_where_latents_are_correlated(with_mixture):
     z = prior(torch.randn(64, 16, generator=torch.Generator().manual_seed(1)))
     before = prior.log_density(z)
     state = {f"prior.{name}": value for name, value in prior.state_dict().items()}
-    state = {name: export.packed(name, value).to(value.dtype) for name, value in state.items()}
+    state = {name: packed(name, value).to(value.dtype) for name, value in state.items()}
     prior.load_state_dict({name.removeprefix("prior."): value for name, value in state.items()})
     torch.testing.assert_close(prior.log_density(z), before, rtol=0, atol=0.02 if with_mixture else 1e-3)
     prior.cholesky.copy_(prior.cholesky.half())
@@ -135,8 +136,8 @@ def test_densities_survive_where_latents_are_correlated(with_mixture):
 
 def test_what_leaves_the_range_of_float16_stays_whole():
     large = torch.tensor([[1.0, 70_000.0]])
-    assert torch.equal(export.packed("vae.w", large), large)
-    assert export.packed("vae.w", large / 2).dtype == torch.float16
+    assert torch.equal(packed("vae.w", large), large)
+    assert packed("vae.w", large / 2).dtype == torch.float16
 
 
 def test_both_small_models_stay_below_12_megabytes():
@@ -146,10 +147,10 @@ def test_both_small_models_stay_below_12_megabytes():
     prior.mixture = Mixture(10, made.vae["latent"])
     state: dict[str, Tensor] = {}
     for name, net in {"vae": nets["vae"], "prior": prior, "denoiser": nets["denoiser"]}.items():
-        of_net = {PARTS[name] + key: value for key, value in net.state_dict().items()}
+        of_net = {PREFIXES[name] + key: value for key, value in net.state_dict().items()}
         state |= {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in of_net.items()}
     numbers = sum(value.numel() for value in state.values())
-    content = export.to_bytes(asdict(replace(made, stage="gan", denoiser=gan["denoiser"])), state)
+    content = to_safetensors(asdict(replace(made, stage="gan", denoiser=gan["denoiser"])), state)
     assert 5_000_000 < numbers and 2 * numbers < len(content) < 12_000_000
 
 
@@ -230,12 +231,12 @@ def test_an_export_of_another_version_is_refused(exports, tmp_path, change):
     else:
         del state[name]
     path = tmp_path / "other.safetensors"
-    path.write_bytes(export.to_bytes(fields, state))
+    path.write_bytes(to_safetensors(fields, state))
     with pytest.raises(InputError, match="checkpoint .*other.safetensors: .* written by another version of degrain;"):
         load_pipeline(path)
 
 
-# --- in the place of a checkpoint
+# --- instead of a checkpoint
 
 
 def test_stage_2_takes_stage_1_from_an_export(exports, learned, root):
@@ -296,9 +297,9 @@ def test_the_learning_rate_rises_again_from_an_export(exports):
     late.load_export(*read_checkpoint(exports["vae"]), str(exports["vae"]))
     for images_seen in (0, 48, 96, 200):
         new.images_seen, late.images_seen = images_seen, BUDGET + images_seen
-        assert late.scheduled_rate() == pytest.approx(new.scheduled_rate())
+        assert rate_of(late) == pytest.approx(rate_of(new))
     late.images_seen = 960
-    assert late.scheduled_rate() == 0
+    assert rate_of(late) == 0
 
 
 def test_a_finished_export_asks_for_a_larger_budget(exports, root, capsys):

@@ -1,4 +1,4 @@
-"""Panels that people look at: exact pixels, rows in order, a scale that is seen."""
+"""Panels: exact pixels, rows in order, a visible scale."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def grey(level: float, count: int = 3, size: int = 32) -> Tensor:
 
 
 def found(canvas: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
-    """Where on the canvas a picture stands: (top, left) of its first place."""
+    """Return (top, left) of the first place of a picture on the canvas."""
     height, width = picture.shape[:2]
     corners = np.argwhere((canvas == picture[0, 0]).all(-1))
     hits = [(t, w) for t, w in corners if np.array_equal(canvas[t : t + height, w : w + width], picture)]

@@ -25,7 +25,8 @@ from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
 from models.gan.generator import Generator, GeneratorConfig
 from models.gan.objective import discriminator_objective
-from models.inference.pipeline import ROWS, load_pipeline, load_vae, part
+from models.inference.checkpoint import substate
+from models.inference.pipeline import ROWS, load_pipeline, load_vae
 from models.training import GANModule, PlainGANModule
 from models.training.update import Update
 from models.vae.network import VAE, Decoder, VAEConfig
@@ -346,14 +347,14 @@ def test_a_plain_gan_s_image_depends_on_seed_and_number_alone(controls):
     torch.testing.assert_close(one[0], whole[3], rtol=1e-4, atol=1e-5)
     assert torch.equal(whole, pipeline.draw(7, range(5), "standard")["generated"])
     assert not torch.equal(whole, pipeline.draw(8, range(5))["generated"])
-    with pytest.raises(InputError, match="prior fitted: a plain GAN draws z from N"):
+    with pytest.raises(InputError, match="prior fitted: the checkpoint has standard; a plain GAN has no other"):
         pipeline.draw(7, range(5), "fitted")
 
 
 def test_the_generator_s_moving_average_is_what_is_drawn_with(controls):
     state = tiny.checkpoint(controls["plain_gan"])["state_dict"]
     _, pipeline = load_pipeline(controls["plain_gan"] / "last.ckpt")
-    averaged, now = part(state, "ema.module."), part(state, "generator.")
+    averaged, now = substate(state, "ema.module."), substate(state, "generator.")
     assert all(torch.equal(value, averaged[name]) for name, value in pipeline.generator.state_dict().items())
     assert any(not torch.equal(value, averaged[name]) for name, value in now.items())
 

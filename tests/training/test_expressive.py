@@ -13,7 +13,8 @@ import yaml
 import sample
 import train
 from models.core.errors import InputError
-from models.inference.pipeline import load_pipeline, read_checkpoint
+from models.inference.checkpoint import read_checkpoint
+from models.inference.pipeline import load_pipeline
 from models.toys import CollapseModule, ToyTwinsModule
 from models.vae.flow import FlowConfig
 from models.vae.network import VAEConfig
@@ -116,11 +117,11 @@ def test_stage_2_takes_a_flow_over(runs, root, name):
 def test_a_flow_stands_where_n_0_i_stood(runs, root, capsys):
     checkpoint = runs["vlae"] / "last.ckpt"
     _, pipeline = load_pipeline(checkpoint)
-    assert pipeline.priors == ("fitted", "flow") and pipeline.prior.own == "flow"
+    assert pipeline.priors == ("fitted", "flow") and pipeline.prior.training_prior == "flow"
     drawn = [pipeline.draw(0, range(2), prior)["mean"] for prior in (None, "flow", "fitted")]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     line = error_of(capsys, lambda: sample.main([str(checkpoint), "--prior", "standard"]))
-    assert "has fitted, flow; its VAE was trained with the flow in the place of N(0, I)" in line
+    assert "has fitted, flow; its VAE was trained with the flow instead of N(0, I)" in line
     assert "val/rate_fitted" in values(runs["vlae"]) and "val/rate_flow" not in values(runs["vlae"])
 
 

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 import train
-from models.inference.pipeline import ROWS, load_pipeline, part
+from models.inference.checkpoint import substate
+from models.inference.pipeline import ROWS, load_pipeline
 from tests import tiny
 from tests.benchmarks.memory import CONFIGS, PRESETS, STAGES, command, networks, parameters, resolved
 from tests.test_train import folder_of_images
@@ -84,7 +85,7 @@ def test_both_stages_train_at_large_sizes(tmp_path, size):
         losses = [value for name, value in values.items() if name.startswith("train/")]
         assert values["images_seen"] == STEPS * BATCH and losses and all(map(math.isfinite, losses))
         assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
-    before, after = (part(checkpoint["state_dict"], "vae.") for checkpoint in (vae, gan))
+    before, after = (substate(checkpoint["state_dict"], "vae.") for checkpoint in (vae, gan))
     assert all(torch.equal(before[name], after[name]) for name in before)  # stage 1 is frozen
     card, pipeline = load_pipeline(tmp_path / "runs/gan/last.ckpt")
     rows = pipeline.draw(0, range(2))

@@ -11,18 +11,11 @@ import torch
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import (
-    Gaussian,
-    dequantised,
-    kl_of_moments,
-    kl_to_standard_normal,
-    log_bin_probability,
-    log_level_density,
-    mixture_moments,
-    mmd_in_nats,
-)
+from models.core.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
 from models.training import VAEModule
+from models.vae.likelihood import dequantised, log_bin_probability, log_level_density
 from models.vae.network import VAEConfig
+from models.vae.regulariser import mixture_moments, mmd_in_nats
 from tests import tiny
 from tests.conftest import Trained
 from tests.training.test_recipes import NET, attached, vae

@@ -1,4 +1,4 @@
-"""Autoregressive flows and the posterior that one makes of a Gaussian: what is exact about them."""
+"""Autoregressive flows, flowed posteriors and priors: exact densities against autograd and torch.distributions."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ TINY = PyramidConfig((4, 6), patch=4)
 
 
 def flow(steps: int = 3, context: int = C) -> AutoregressiveFlow:
-    """A flow far from the identity, in float64."""
+    """Return a flow far from the identity, in float64."""
     torch.manual_seed(0)
     net = AutoregressiveFlow(D, FlowConfig(steps, 8), context).double()
     for weight in net.parameters():
@@ -71,7 +71,7 @@ def test_a_new_flow_is_the_identity_and_so_leaves_the_gaussian():
 
 
 def test_log_q_is_the_density_of_the_draws():
-    """By the change of variables from the other side, with torch's own normal."""
+    """Compare with the change of variables of the inverse flow, and torch's normal distribution."""
     q = posterior(flow())
     draws = q.draw(doubles(4, D))
     start = q.flow.inverse(draws.z, q.context)
@@ -138,7 +138,7 @@ def test_nonsense_is_refused(config):
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_the_moments_of_draws_are_those_of_the_posteriors(count):
-    """Unbiased, so that 20,000 images tell a dead latent from one whose means vary by 0.01."""
+    """The moments are unbiased: 20,000 images tell a dead latent from one whose means vary by 0.01."""
     torch.manual_seed(0)
     q = Gaussian(torch.randn(20_000, 3) * torch.tensor([1.0, 0.15, 0.0]) + 1, torch.tensor([-1.0, -0.01, 0.0]))
     known, drawn = CodeStatistics(3), CodeStatistics(3)
@@ -164,7 +164,7 @@ def flowed_prior() -> LatentPrior:
 
 
 def test_the_prior_s_density_is_that_of_its_draws():
-    """Importance weights of draws from a wide Gaussian average to 1, and its own draws have the noise back."""
+    """The density is that of a change of variables by autograd, and the flow takes draws back to their noise."""
     prior, noise = flowed_prior(), doubles(100, D)
     z = prior(noise, "flow")
     torch.testing.assert_close(prior.flow(z)[0], noise)
@@ -183,7 +183,7 @@ def test_a_new_flow_is_the_standard_prior():
 def test_the_loss_trains_the_prior_with_the_vae():
     module = attached(vae(replace(NET, prior=FlowConfig(1, 8)), rate_warmup=0.0))
     x = photographs(32, 4)
-    loss, terms, _ = module.loss(x, module.train_rng())
+    loss, terms = module.loss(x, module.noise())
     loss.backward()
     assert all(weight.grad is not None for weight in module.parameters())
     assert module.prior.flow.steps[0].hyper[-1].bias.grad.abs().sum() > 0
@@ -192,7 +192,7 @@ def test_the_loss_trains_the_prior_with_the_vae():
 
 
 def test_the_gap_is_measured_in_the_flow_s_noise():
-    """Codes drawn from p(z) itself have none, however far p(z) is from N(0, I)."""
+    """Codes drawn from p(z) itself have no gap, however far p(z) is from N(0, I)."""
     prior = flowed_prior()
     z = prior(doubles(20_000, D), "flow")
     q = Gaussian(z, torch.full_like(z, -12))  # narrow posteriors on draws of p(z)

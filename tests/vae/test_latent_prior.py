@@ -1,29 +1,21 @@
 """The ladder of priors: N(0, I), the Gaussian fitted to q(z), the mixture learned in its units."""
 
-import json
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Draws, Gaussian
-from models.core.layers import PyramidConfig
+from models.core.gaussian import Gaussian, LatentDraws
 from models.evaluation.calibration import CodeReport, CodeStatistics
-from models.inference.pipeline import load_pipeline, part, read_checkpoint
-from models.training import GANModule, VAEModule
 from models.vae import latent_prior
 from models.vae.latent_prior import LatentPrior, Mixture
-from tests import tiny
 
 LATENT = 6
 
 
 def posteriors(count: int = 500) -> Gaussian:
-    """Posteriors of `count` images, with correlated means far from zero."""
+    """Return the posteriors of `count` images, with correlated means far from zero."""
     rng = torch.Generator().manual_seed(0)
     mixing = torch.randn(LATENT, LATENT, generator=rng)
     return Gaussian(
@@ -39,7 +31,7 @@ def moments(q: Gaussian, batch: int) -> CodeReport:
 
 
 def fitted(q: Gaussian) -> LatentPrior:
-    """A prior with the moments of posteriors (..., D)."""
+    """Return a prior with the moments of posteriors (..., D)."""
     latent = q.mean.shape[-1]
     report = moments(Gaussian(q.mean.reshape(-1, latent), q.logstd.reshape(-1, latent)), 1000)
     prior = LatentPrior(latent)
@@ -99,7 +91,7 @@ TURN = torch.linalg.qr(torch.randn(BENT, BENT, generator=torch.Generator().manua
 
 
 def bent(count: int, seed: int = 0) -> Tensor:
-    """Draws of a law in 4-D that is far from Gaussian, (count, 4): a banana of changing width, turned."""
+    """Draw from a distribution in 4-D that is far from Gaussian, (count, 4): a banana of changing width, turned."""
     rng = torch.Generator().manual_seed(seed)
     u = torch.randn(count, BENT, generator=rng)
     u = torch.stack([u[:, 0], u[:, 0].square() + 0.3 * u[:, 1], u[:, 2], (0.8 * u[:, 2]).exp() * u[:, 3]], 1)
@@ -107,25 +99,25 @@ def bent(count: int, seed: int = 0) -> Tensor:
 
 
 def views(z: Tensor, std: float = 0.1) -> Gaussian:
-    """Narrow posteriors (N, 1, D) about z (N, D)."""
+    """Return narrow posteriors (N, 1, D) around z (N, D)."""
     return Gaussian(z[:, None], torch.full_like(z[:, None], math.log(std)))
 
 
-def drawn(q: Gaussian) -> Draws:
-    """A draw of each."""
+def drawn(q: Gaussian) -> LatentDraws:
+    """Draw one z of each."""
     return q.draw(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(5)))
 
 
 @pytest.fixture(scope="module")
 def learned() -> tuple[LatentPrior, dict[str, float]]:
-    """A prior that learned the bent law, and its rates."""
+    """Return a prior that learned the bent distribution, and its rates."""
     q = views(bent(2000))
     prior = fitted(q)
     return prior, prior.learn(drawn(q), 8)
 
 
 def mixed(prior: LatentPrior) -> LatentPrior:
-    """The prior with a mixture of three that is far from the Gaussian."""
+    """Give the prior a mixture of three that is far from its Gaussian."""
     rng = torch.Generator().manual_seed(0)
     mixture = prior.mixture = Mixture(3, len(prior.mean)).to(prior.mean)
     mixture.weights.copy_(torch.tensor([0.2, 0.3, 0.5]))
@@ -136,8 +128,8 @@ def mixed(prior: LatentPrior) -> LatentPrior:
 
 def test_the_log_density_of_the_gaussian_is_that_of_torch():
     prior, z = fitted(views(bent(500))), bent(50, seed=1)
-    law = torch.distributions.MultivariateNormal(prior.mean, scale_tril=prior.cholesky)
-    torch.testing.assert_close(prior.log_density(z), law.log_prob(z))
+    known = torch.distributions.MultivariateNormal(prior.mean, scale_tril=prior.cholesky)
+    torch.testing.assert_close(prior.log_density(z), known.log_prob(z))
     unit = torch.distributions.Normal(0.0, 1.0)
     torch.testing.assert_close(prior.log_density(z, "standard"), unit.log_prob(z).sum(1))
 
@@ -162,12 +154,12 @@ def test_the_log_density_of_the_mixture_is_that_of_torch():
     prior, z = mixed(fitted(views(bent(500))).double()), bent(50, seed=1).double()
     factors, means = prior.cholesky @ prior.mixture.factors, prior.mean + prior.mixture.means @ prior.cholesky.T
     parts = torch.distributions.MultivariateNormal(means, factors @ factors.mT)
-    law = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(prior.mixture.weights), parts)
-    torch.testing.assert_close(prior.log_density(z), law.log_prob(z))
+    known = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(prior.mixture.weights), parts)
+    torch.testing.assert_close(prior.log_density(z), known.log_prob(z))
 
 
 def test_one_noise_chooses_the_component_and_is_normal_within_it():
-    """Weights, means and covariances of the components, all seen in draws of well separated ones."""
+    """Weights, means and covariances of the components are those of draws from well separated ones."""
     mixture = mixed(LatentPrior(3)).mixture
     mixture.means.copy_(100 * torch.eye(3))
     noise = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(1))
@@ -186,7 +178,8 @@ def test_em_finds_a_mixture():
     truth.means.mul_(4)
     truth.factors.mul_(0.3)
     u = truth(torch.randn(6000, 3, generator=torch.Generator().manual_seed(2)))
-    found, other = Mixture.of(u, 3, seed=0), truth(torch.randn(6000, 3, generator=torch.Generator().manual_seed(3)))
+    found = Mixture.fitted_to(u, 3, seed=0)
+    other = truth(torch.randn(6000, 3, generator=torch.Generator().manual_seed(3)))
     order = torch.cdist(truth.means, found.means).argmin(1)
     torch.testing.assert_close(found.weights[order], truth.weights, rtol=0, atol=0.03)
     torch.testing.assert_close(found.means[order], truth.means, rtol=0, atol=0.05)
@@ -236,7 +229,7 @@ def test_the_same_seed_learns_the_same_whatever_was_drawn_before():
 
 def test_both_views_of_an_image_are_held_out_together(monkeypatch):
     seen = []
-    monkeypatch.setattr(latent_prior.Mixture, "of", lambda u, *_: seen.append(u) or Mixture(1, 3))
+    monkeypatch.setattr(latent_prior.Mixture, "fitted_to", lambda u, *_: seen.append(u) or Mixture(1, 3))
     means = torch.arange(1000.0)[:, None, None].expand(1000, 2, 3)
     LatentPrior(3).learn(drawn(Gaussian(means, torch.full_like(means, -20))), 1)
     kept = torch.tensor([i for i in range(1000) if i % 10])
@@ -258,73 +251,3 @@ def test_what_was_learned_travels_in_the_state_and_a_new_fit_drops_it(learned):
 def test_a_draw_of_the_learned_prior_does_not_depend_on_its_batch(learned):
     prior, noise = learned[0], torch.randn(7, BENT)
     torch.testing.assert_close(torch.cat([prior(one[None]) for one in noise]), prior(noise))
-
-
-# --- at the end of stage 1
-
-
-@pytest.fixture
-def teachable(monkeypatch) -> list[tuple[torch.Size, int, int]]:
-    """Lets 64 images teach a mixture, the Gaussian if need be; notes from what, of how many and by which seed."""
-    lessons, learn = [], LatentPrior.learn
-
-    def noted(prior: LatentPrior, draws: Draws, components: int, seed: int) -> dict[str, float]:
-        lessons.append((draws.z.shape, components, seed))
-        rates = learn(prior, draws, components, seed)
-        assert rates.keys() == {"standard", "fitted", "learned"} and all(map(math.isfinite, rates.values()))
-        prior.mixture = prior.mixture or Mixture(2, 4)
-        prior.mixture.means.add_(len(lessons))
-        return rates
-
-    monkeypatch.setattr(latent_prior, "LEAST_IMAGES", 64)
-    monkeypatch.setattr(LatentPrior, "learn", noted)
-    return lessons
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Equal names and values."""
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def mixture_of(path: Path) -> dict[str, Tensor]:
-    """What a checkpoint has of a learned prior; its pipeline says the same."""
-    prior = load_pipeline(path)[1].prior
-    state = {name: value for name, value in prior.state_dict().items() if name.startswith("mixture.")}
-    assert ("learned" in prior.names) == bool(state)
-    return state
-
-
-def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(trained, teachable, tmp_path, capsys):
-    (tmp_path / "cache").symlink_to(trained.root / "cache")
-    few, path = ("--model.prior_components", "2"), tmp_path / "runs/vae/last.ckpt"
-    kill = json.dumps([{"class_path": "tests.tiny.Kill", "init_args": {"images": tiny.LEG + tiny.BATCH}}])
-    with pytest.raises(SystemExit):
-        tiny.run(tmp_path, "vae", *few, "--trainer.callbacks", kill)
-    assert not mixture_of(path) and not teachable
-    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last")
-    first = mixture_of(path)
-    assert first and teachable == [((64, 2, 4), 2, 0)]  # 64 images and their mirror images
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prior: ")]
-    assert re.search(r"standard \S+ nats, fitted \S+ nats, learned \S+ nats", line)
-
-    assert math.isfinite(json.loads(path.with_name("metrics.json").read_text())["val/rate_learned"])
-
-    gan = tiny.run(tmp_path, "gan", "--model.budget", str(tiny.BATCH)) / "last.ckpt"
-    assert same(mixture_of(gan), first) and len(teachable) == 1
-    net = PyramidConfig((8, 8), patch=4)
-    module = GANModule(str(trained.vae / "last.ckpt"), 32, net, net)  # whose stage 1 has none
-    card, state = read_checkpoint(gan)
-    module.check(card, state, str(gan))
-    module.load_state_dict(state)
-    assert same(part(module.state_dict(), "prior."), part(state, "prior."))
-
-    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last", "--model.budget", str(tiny.BUDGET + tiny.BATCH))
-    assert len(teachable) == 2 and mixture_of(path).keys() == first.keys() and not same(mixture_of(path), first)
-
-
-def test_no_components_no_learned_prior(trained, teachable, tmp_path):
-    (tmp_path / "cache").symlink_to(trained.root / "cache")
-    folder = tiny.run(tmp_path, "vae", "--model.prior_components", "0", "--model.budget", str(tiny.BATCH))
-    assert not mixture_of(folder / "last.ckpt") and not teachable
-    with pytest.raises(InputError, match=r"prior_components \(-1\)"):
-        VAEModule(32, prior_components=-1)

@@ -1,20 +1,17 @@
-"""The networks at every size, small; and the file that they travel in."""
+"""Small networks at every image size: shapes, new weights, gradients, one training step, refusals."""
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_bin_probability
+from models.core.gaussian import Gaussian, kl_to_standard_normal
 from models.core.layers import PyramidConfig
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
-from models.gan.objective import discriminator_objective, generator_objective
-from models.inference.pipeline import ROWS, Card, Pipeline, load_pipeline, load_vae, read_checkpoint
-from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig
 
 SIZES = (32, 64, 128, 256)
@@ -28,7 +25,7 @@ def fixed_seed() -> None:
 
 
 def shaken(net: nn.Module) -> nn.Module:
-    """The net with every weight moved, as by training: nothing is zero any more."""
+    """Move every weight, as training does, so that none is zero."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -136,46 +133,6 @@ def test_a_training_step_of_the_vae(size):
     assert losses[0] > losses[1] > losses[2]
 
 
-@pytest.mark.parametrize("size", [128, 256])
-def test_a_training_step_of_the_gan(size):
-    denoiser, discriminator, p = shaken(Denoiser(size, TINY)), shaken(Discriminator(size, TINY)), distribution(size)
-    real, noise = torch.randn_like(p.mean), torch.randn_like(p.mean)
-    fake = (denoiser(noise, p) - p.mean) / p.std
-    discriminator_objective(discriminator, "relativistic", real, fake, p, 1.0)[0].backward()
-    discriminator.requires_grad_(False)
-    generator_objective(discriminator, "relativistic", real, fake, p)[0].backward()
-    gradients = {
-        f"{net._get_name()}.{name}": w.grad for net in (denoiser, discriminator) for name, w in net.named_parameters()
-    }
-    assert all(gradient.isfinite().all() for gradient in gradients.values())
-    # The pairing sees differences of logits alone, so that D's last bias cancels; all else learns.
-    idle = {name for name, gradient in gradients.items() if gradient.abs().max() < 1e-7}
-    assert idle <= {f"Discriminator.layers.{len(discriminator.layers) - 1}.bias"}
-
-
-@pytest.mark.parametrize("noise", [True, False])
-def test_a_new_denoiser_gives_the_draw_or_without_noise_the_mean(noise):
-    p = distribution(64)
-    eps = torch.randn_like(p.mean)
-    expected = p.sample(eps) if noise else p.mean
-    torch.testing.assert_close(Denoiser(64, TINY, noise)(eps, p), expected, rtol=0, atol=0.02)
-
-
-def test_the_denoiser_is_deterministic_where_the_std_is_at_its_floor():
-    denoiser, p = Denoiser(64, TINY), distribution(64)
-    nn.init.kaiming_normal_(denoiser.head[1].weight, nonlinearity="linear")  # residuals of about one std
-    p.logstd[..., :32] = torch.tensor(CONFIG.std_floor).log()
-    with torch.no_grad():
-        change = (denoiser(torch.randn_like(p.mean), p) - denoiser(torch.randn_like(p.mean), p)).abs()
-    assert change[..., :32].max() < 10 * CONFIG.std_floor < change[..., 32:].mean()
-
-
-def test_draws_equal_separate_calls():
-    denoiser, p = shaken(Denoiser(32, TINY)), distribution(32, batch=3)
-    noise = torch.randn(4, *p.mean.shape)
-    torch.testing.assert_close(denoiser.draws(noise, p), torch.stack([denoiser(n, p) for n in noise]))
-
-
 @pytest.mark.parametrize("net", ["encoder", "decoder", "denoiser", "discriminator"])
 def test_no_image_of_a_batch_influences_another(net):
     p, vae = distribution(32, batch=3), shaken(VAE(32, CONFIG))
@@ -212,109 +169,3 @@ def test_bad_vaes_are_refused_in_one_line(bad):
     with pytest.raises(InputError, match=next(iter(bad))) as refusal:
         VAE(64, replace(CONFIG, **bad))
     assert "\n" not in str(refusal.value)
-
-
-# The file.
-
-
-def made(with_denoiser: bool, std: str = "pixel") -> Pipeline:
-    """A small pipeline whose weights and prior are no longer new."""
-    prior = LatentPrior(CONFIG.latent)
-    prior.mean += torch.randn(CONFIG.latent)
-    denoiser = shaken(Denoiser(32, TINY)) if with_denoiser else None
-    return Pipeline(shaken(VAE(32, replace(CONFIG, std=std))), prior, denoiser).eval()
-
-
-def save(pipeline: Pipeline, path: Path) -> Path:
-    """What training writes of a pipeline: its card and the weights under the modules' names."""
-    names = {"denoiser.": "ema.module."}  # the moving average is what is drawn with
-    state = {
-        next((name.replace(old, new, 1) for old, new in names.items() if name.startswith(old)), name): value
-        for name, value in pipeline.state_dict().items()
-    }
-    denoiser = asdict(TINY) if pipeline.denoiser else None
-    vae = asdict(pipeline.vae.config)
-    card = Card("gan" if denoiser else "vae", 32, 1234, vae, denoiser, {"source": "portraits"})
-    torch.save({"degrain": asdict(card), "state_dict": state, "optimizer_states": []}, path)
-    return path
-
-
-@pytest.mark.parametrize("with_denoiser", [False, True])
-@pytest.mark.parametrize("std", STDS)
-def test_a_checkpoint_loads_with_nothing_but_itself(tmp_path, with_denoiser, std):
-    pipeline = made(with_denoiser, std)
-    path = save(pipeline, tmp_path / "last.ckpt")
-    card, loaded = load_pipeline(path)
-    assert (card.size, card.images_seen, card.vae_config()) == (32, 1234, pipeline.vae.config)
-    assert not loaded.training and loaded.rows == (ROWS if with_denoiser else ROWS[:3])
-    want, got = pipeline.draw(0, range(2)), loaded.draw(0, range(2))
-    assert tuple(got) == loaded.rows and all(torch.equal(got[row], want[row]) for row in want)
-    _, vae, prior = load_vae(path)
-    assert torch.equal(vae.decode(prior(torch.ones(1, 5))).mean, pipeline.vae.decode(prior(torch.ones(1, 5))).mean)
-
-
-def test_a_checkpoint_from_before_there_were_stds_to_choose_has_one_for_every_pixel(tmp_path):
-    path = save(made(False), tmp_path / "last.ckpt")
-    old = torch.load(path, weights_only=True)
-    del old["degrain"]["vae"]["std"]
-    torch.save(old, path)
-    assert load_pipeline(path)[0].vae_config() == CONFIG
-
-
-def test_a_draw_does_not_depend_on_its_batch():
-    pipeline = made(True)
-    whole, one = pipeline.draw(7, range(5)), pipeline.draw(7, range(3, 4))
-    for row in ROWS:
-        torch.testing.assert_close(one[row][0], whole[row][3], rtol=1e-4, atol=1e-5)
-    assert not torch.equal(pipeline.draw(8, range(1))["mean"], whole["mean"][:1])
-    assert not torch.equal(pipeline.draw(7, range(1), prior="standard")["mean"], whole["mean"][:1])
-
-
-def test_a_reconstruction_depends_on_its_photograph_and_number_alone():
-    pipeline, x = made(True), torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    whole, some = pipeline.reconstruct(7, range(5), x), pipeline.reconstruct(7, [3, 1], x[[3, 1]])
-    for row in ROWS:
-        torch.testing.assert_close(some[row], whole[row][[3, 1]], rtol=1e-4, atol=1e-5)
-    other = pipeline.reconstruct(7, [4, 1], x[[3, 1]])
-    assert not torch.equal(other["mean"][0], some["mean"][0])
-    drawn = pipeline.draw(7, range(5))
-    noise, noise_of_draws = ((rows["sample"] - rows["mean"]) / rows["std"] for rows in (whole, drawn))
-    assert abs((noise * noise_of_draws).mean()) < 0.05  # another one
-
-
-def test_rows_belong_together():
-    pipeline = made(True)
-    for rows in (pipeline.draw(0, range(2)), pipeline.reconstruct(0, range(2), torch.rand(2, 3, 32, 32))):
-        noise = (rows["sample"] - rows["mean"]) / rows["std"]
-        assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
-        assert all(images.shape == (2, 3, 32, 32) for images in rows.values())
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(InputError) as refused:
-        read_checkpoint(path)
-    message = str(refused.value)
-    assert message.startswith(f"checkpoint {path}: ") and "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99, 0.9999])
-def test_a_truncated_checkpoint_is_refused(tmp_path, share):
-    whole = save(made(False), tmp_path / "last.ckpt").read_bytes()
-    (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
-    assert "truncated or no checkpoint" in refusal(tmp_path / "cut.ckpt")
-
-
-@pytest.mark.parametrize("start", [b"", b"\x80\x02", b"PK\x03\x04", b"<html>"])
-def test_random_bytes_are_refused(tmp_path, start):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        noise = torch.randint(256, (300,), generator=generator, dtype=torch.uint8).numpy().tobytes()
-        (tmp_path / "noise.ckpt").write_bytes(start + noise)
-        assert "truncated or no checkpoint" in refusal(tmp_path / "noise.ckpt")
-
-
-@pytest.mark.parametrize("foreign", [{"state_dict": {}}, torch.zeros(2), [1, 2]], ids=["lightning", "tensor", "list"])
-def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
-    torch.save(foreign, tmp_path / "foreign.ckpt")
-    assert "not written by degrain" in refusal(tmp_path / "foreign.ckpt")

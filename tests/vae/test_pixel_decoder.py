@@ -1,4 +1,4 @@
-"""The decoder of PixelVAE: a pixel knows what came before it alone, is drawn as it is scored, and may be Gaussian."""
+"""The decoder of PixelVAE: which pixels a pixel depends on, drawing against scoring, the Gaussian special case."""
 
 from dataclasses import replace
 from itertools import product
@@ -9,9 +9,11 @@ import yaml
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import Gaussian, log_bin_probability
-from models.inference.pipeline import Card, Pipeline
+from models.core.gaussian import Gaussian
+from models.inference.checkpoint import Card
+from models.inference.pipeline import Pipeline
 from models.vae.latent_prior import LatentPrior
+from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, PixelDecoder
 from models.vae.pixel_decoder import CausalConv, PixelConfig, coloured, eight_bit_draw
 from tests.training.test_expressive import CONFIGS
@@ -22,8 +24,8 @@ PIXELS = replace(CONFIG, pixels=PixelConfig(2, 6, 3))
 
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> PixelDecoder:
-    """A decoder whose weights are not new, in float64."""
-    monkeypatch.setattr(Tensor, "float", Tensor.double)  # what it ends in
+    """Return a decoder with changed weights, in float64."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # its output
     net = shaken(VAE(32, PIXELS)).decoder.double()
     for weights in net.pixels.parameters():
         torch.nn.init.normal_(weights, std=0.2)
@@ -34,7 +36,7 @@ def codes(batch: int) -> Tensor:
     return torch.randn(batch, 5, dtype=torch.float64)
 
 
-# --- what a pixel knows
+# --- which pixels a pixel depends on
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 31), (7, 12), (31, 0), (31, 31)])
@@ -79,7 +81,7 @@ def test_an_image_is_scored_as_it_was_drawn(decoder):
     torch.testing.assert_close((255 * x).round() / 255, x, rtol=0, atol=1e-12)
     assert len(x.unique()) > 50
     torch.testing.assert_close((p.mean, p.logstd), (forced.mean, forced.logstd))
-    got, want = (log_bin_probability(law, x).sum((1, 2, 3)) for law in (p, forced))
+    got, want = (log_bin_probability(scored, x).sum((1, 2, 3)) for scored in (p, forced))
     torch.testing.assert_close(got, want)
     off_the_ends = (x > 0) & (x < 1)
     assert (x - p.sample(noise))[off_the_ends].abs().max() <= 0.5 / 255 + 1e-9  # by the noise that was passed in

@@ -1,0 +1,87 @@
+"""The learned prior in training: from the end of stage 1 to stage 2, and learned again by a longer run."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.core.errors import InputError
+from models.core.gaussian import LatentDraws
+from models.core.layers import PyramidConfig
+from models.inference.checkpoint import read_checkpoint, substate
+from models.inference.pipeline import load_pipeline
+from models.training import GANModule, VAEModule
+from models.vae import latent_prior
+from models.vae.latent_prior import LatentPrior, Mixture
+from tests import tiny
+
+
+@pytest.fixture
+def teachable(monkeypatch) -> list[tuple[torch.Size, int, int]]:
+    """Let 64 images teach a mixture, and record the shape of the draws, the components and the seed of each call."""
+    calls, learn = [], LatentPrior.learn
+
+    def recorded(prior: LatentPrior, draws: LatentDraws, components: int, seed: int) -> dict[str, float]:
+        calls.append((draws.z.shape, components, seed))
+        rates = learn(prior, draws, components, seed)
+        assert rates.keys() == {"standard", "fitted", "learned"} and all(map(math.isfinite, rates.values()))
+        prior.mixture = prior.mixture or Mixture(2, 4)
+        prior.mixture.means.add_(len(calls))
+        return rates
+
+    monkeypatch.setattr(latent_prior, "LEAST_IMAGES", 64)
+    monkeypatch.setattr(LatentPrior, "learn", recorded)
+    return calls
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Compare names and values."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def mixture_of(path: Path) -> dict[str, Tensor]:
+    """Return the learned prior's state in a checkpoint, and check that the prior lists it if there is one."""
+    prior = load_pipeline(path)[1].prior
+    state = {name: value for name, value in prior.state_dict().items() if name.startswith("mixture.")}
+    assert ("learned" in prior.names) == bool(state)
+    return state
+
+
+def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(trained, teachable, tmp_path, capsys):
+    (tmp_path / "cache").symlink_to(trained.root / "cache")
+    few, path = ("--model.prior_components", "2"), tmp_path / "runs/vae/last.ckpt"
+    kill = json.dumps([{"class_path": "tests.tiny.Kill", "init_args": {"images": tiny.LEG + tiny.BATCH}}])
+    with pytest.raises(SystemExit):
+        tiny.run(tmp_path, "vae", *few, "--trainer.callbacks", kill)
+    assert not mixture_of(path) and not teachable
+    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last")
+    first = mixture_of(path)
+    assert first and teachable == [((64, 2, 4), 2, 0)]  # 64 images and their mirror images
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prior: ")]
+    assert re.search(r"standard \S+ nats, fitted \S+ nats, learned \S+ nats", line)
+
+    assert math.isfinite(json.loads(path.with_name("metrics.json").read_text())["val/rate_learned"])
+
+    gan = tiny.run(tmp_path, "gan", "--model.budget", str(tiny.BATCH)) / "last.ckpt"
+    assert same(mixture_of(gan), first) and len(teachable) == 1
+    net = PyramidConfig((8, 8), patch=4)
+    module = GANModule(str(trained.vae / "last.ckpt"), 32, net, net)  # its stage 1 has none
+    card, state = read_checkpoint(gan)
+    module.check(card, state, str(gan))
+    module.load_state_dict(state)
+    assert same(substate(module.state_dict(), "prior."), substate(state, "prior."))
+
+    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last", "--model.budget", str(tiny.BUDGET + tiny.BATCH))
+    assert len(teachable) == 2 and mixture_of(path).keys() == first.keys() and not same(mixture_of(path), first)
+
+
+def test_no_components_no_learned_prior(trained, teachable, tmp_path):
+    (tmp_path / "cache").symlink_to(trained.root / "cache")
+    folder = tiny.run(tmp_path, "vae", "--model.prior_components", "0", "--model.budget", str(tiny.BATCH))
+    assert not mixture_of(folder / "last.ckpt") and not teachable
+    with pytest.raises(InputError, match=r"prior_components \(-1\)"):
+        VAEModule(32, prior_components=-1)
