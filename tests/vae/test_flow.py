@@ -187,7 +187,7 @@ def test_the_loss_trains_the_prior_with_the_vae():
     loss.backward()
     assert all(weight.grad is not None for weight in module.parameters())
     assert module.prior.flow.steps[0].hyper[-1].bias.grad.abs().sum() > 0
-    draws = module.vae.encode(x).draw(module.normal((4, 4), module.train_rng()))
+    draws = module.vae.encode(x).draw(module.noise().normal(4, 4))
     torch.testing.assert_close(terms["rate"], module.prior.rate(draws, "flow"))
 
 
