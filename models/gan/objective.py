@@ -7,6 +7,7 @@ Axes: B batch, K draws of one z, C channels, H height, W width.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,6 +26,27 @@ Critic = Callable[[Tensor, Gaussian], Tensor]
 
 SPREAD_DRAWS = 4
 """Draws of each z that the spread term needs: two independent pairs."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """B photographs, and the generator's images under the same Gaussians.
+
+    Attributes:
+        real: standardised residuals (x - mean)/std of photographs, (B, 3, H, W).
+        p: the Gaussians that residuals are of.
+        critic: D, from residuals and their p to logits.
+        generate: gives images of G, K for each p, (K, B, 3, H, W), in [0, 1] units.
+    """
+
+    real: Tensor
+    p: Gaussian
+    critic: Critic
+    generate: Callable[[], Tensor]
+
+    def residual(self, image: Tensor) -> Tensor:
+        """Return (image - mean)/std, (B, 3, H, W)."""
+        return (image - self.p.mean) / self.p.std
 
 
 def discriminator_objective(

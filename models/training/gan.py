@@ -1,8 +1,7 @@
 """Stage 2: the GAN that denoises draws from the frozen VAE's distribution p(x|z), and two of its controls."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Literal
 
@@ -23,6 +22,7 @@ from models.gan.objective import (
     SPREAD_DRAWS,
     AdversarialLoss,
     Critic,
+    Scene,
     discriminator_objective,
     generator_objective,
     spread_terms,
@@ -39,27 +39,6 @@ from models.vae.likelihood import dequantised
 
 VARIED = 8
 """Draws of z whose denoisings are pictured."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """B photographs, and the generator's images under the same Gaussians.
-
-    Attributes:
-        real: standardised residuals (x - mean)/std of photographs, (B, 3, H, W).
-        p: the Gaussians that residuals are of.
-        critic: D, from residuals and their p to logits.
-        generate: gives images of G, K for each p, (K, B, 3, H, W), in [0, 1] units.
-    """
-
-    real: Tensor
-    p: Gaussian
-    critic: Critic
-    generate: Callable[[], Tensor]
-
-    def residual(self, image: Tensor) -> Tensor:
-        """Return (image - mean)/std, (B, 3, H, W)."""
-        return (image - self.p.mean) / self.p.std
 
 
 class AdversarialModule(ImageModule):

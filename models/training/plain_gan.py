@@ -11,10 +11,10 @@ from models.core.gaussian import Gaussian
 from models.core.layers import PyramidConfig
 from models.gan.discriminator import Discriminator
 from models.gan.generator import Generator, GeneratorConfig
-from models.gan.objective import AdversarialLoss
+from models.gan.objective import AdversarialLoss, Scene
 from models.inference.checkpoint import Card
 from models.inference.pipeline import PHOTOGRAPH_STREAMS, PlainPipeline
-from models.training.gan import AdversarialModule, Scene
+from models.training.gan import AdversarialModule
 from models.training.image_module import Batch
 from models.training.schedule import Schedule
 from models.training.update import MovingAverage
