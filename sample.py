@@ -27,12 +27,15 @@ from models.core.errors import InputError
 from models.core.files import refuse_unwritable, replacing
 from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
 from models.inference.pictures import as_pictures, panel
-from models.inference.pipeline import load_pipeline
+from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
 from models.training.cli import OneLineParser, fail_if_known
 from models.vae.latent_prior import PriorName
 
 Batches = Iterator[tuple[int, dict[str, Tensor]]]
 """(number of the first image, its batch by row), for every batch."""
+
+Draw = Callable[[range], dict[str, Tensor]]
+"""From numbers of images to their rows."""
 
 
 def sample(
@@ -67,22 +70,21 @@ def sample(
     Raises:
         InputError: an argument is out of range, the checkpoint unreadable, or a file exists already.
     """
-    if out is None and export is None:
-        out = "samples.png"
+    out = "samples.png" if out is None and export is None else out
     check_arguments(n, seed, batch_size, out, export, overwrite)
-    card, networks = load_pipeline(checkpoint)
-    if row not in (None, *networks.rows):
-        has = f"{checkpoint} is of stage {card.stage} and has {', '.join(networks.rows)}"
-        raise InputError(f"sample: --row {row}: {has}")
-    networks.check_prior(prior, checkpoint)
-    move(networks, device)
+    networks = load_networks(checkpoint, row, prior, device)
+    draw = partial(networks.draw, seed, prior=prior)
+    write(checkpoint, export, out, draw, n, batch_size, row or networks.rows[-1])
+
+
+def write(checkpoint: str, export: str | None, out: str | None, draw: Draw, n: int, batch_size: int, row: str) -> None:
+    """Write the export and the images; torchrun's processes share the images."""
     rank, world = join_processes()  # after the checks: no process may write while others still check what exists
     if export is not None and rank == 0:
         write_export(checkpoint, Path(export))
     if out is not None:
         batches = [range(n)[first : first + batch_size] for first in range(0, n, batch_size)[rank::world]]
-        drawn = draw_batches(partial(networks.draw, seed, prior=prior), batches, silent=rank > 0)
-        write_images(out, drawn, row or networks.rows[-1], rank)
+        write_images(out, draw_batches(draw, batches, silent=rank > 0), row, rank)
     if world > 1:
         processes.destroy_process_group()
 
@@ -107,14 +109,19 @@ def is_folder(out: str) -> bool:
     return out.endswith("/") or Path(out).is_dir()
 
 
-def move(networks: torch.nn.Module, device: str) -> None:
-    """Move the networks to the named device, in place."""
+def load_networks(checkpoint: str, row: str | None, prior: PriorName | None, device: str) -> Pipeline | PlainPipeline:
+    """Load the networks on a device, and refuse a row, a prior or a device that there is not."""
+    card, networks = load_pipeline(checkpoint)
+    if row not in (None, *networks.rows):
+        has = f"{checkpoint} is of stage {card.stage} and has {', '.join(networks.rows)}"
+        raise InputError(f"sample: --row {row}: {has}")
+    networks.check_prior(prior, checkpoint)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        networks.to(device)
+        return networks.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"sample: --device {device} cannot be used: {error}") from None
 
@@ -142,7 +149,7 @@ def gather(batches: list[tuple[int, Any]]) -> list[Any]:
     return [batch for _, batch in sorted(batches, key=lambda numbered: numbered[0])]
 
 
-def draw_batches(draw: Callable[[range], dict[str, Tensor]], batches: list[range], silent: bool) -> Batches:
+def draw_batches(draw: Draw, batches: list[range], silent: bool) -> Batches:
     """Draw this process's batches, on the CPU, with a progress bar if there are several; print the speed at the end."""
     seconds = 0.0
     for numbers in tqdm(batches, "sampling", unit="batch", disable=silent or len(batches) < 2):

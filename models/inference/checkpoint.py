@@ -85,8 +85,6 @@ class Card:
 
     def with_defaults(self) -> "Card":
         """Fill in fields that were added after the checkpoint was written."""
-        if self.stage == "toy" and self.settings is None:
-            return replace(self, vae={}, settings=self.vae)
         return replace(self, vae=asdict(self.vae_config())) if self.stage in ("vae", "gan") else self
 
 
