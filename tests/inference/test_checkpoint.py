@@ -121,11 +121,6 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
     assert "not written by degrain" in refusal(tmp_path / "foreign.ckpt")
 
 
-def test_a_toy_s_older_checkpoint_has_its_settings_under_vae():
-    settings = {"recipe": "ToyGridModule", "start": 0.5}
-    card = Card("toy", 0, 64, {}, settings=settings)
-    assert Card("toy", 0, 64, settings).with_defaults() == card.with_defaults() == card
-
 
 def test_an_unknown_prior_is_refused_with_the_names_that_there_are():
     with pytest.raises(InputError, match="^prior learned: the checkpoint has standard, fitted; stage 1 learns"):
