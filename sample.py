@@ -21,12 +21,12 @@ from jsonargparse import auto_cli
 from PIL import Image
 from tqdm import tqdm
 
+from models.core.command_line import OneLineParser, fail_if_known
 from models.core.errors import InputError
 from models.core.files import replacing
 from models.inference.export import SUFFIX
 from models.inference.pictures import as_pictures, panel
 from models.inference.pipeline import Pipeline, PlainPipeline, exported, load_pipeline
-from models.training.cli import OneLineParser, fail_if_known
 from models.vae.latent_prior import PriorName
 
 Batches = Iterator[tuple[int, dict[str, torch.Tensor]]]

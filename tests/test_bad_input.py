@@ -28,6 +28,7 @@ from PIL import Image
 import sample
 import train
 from data.celeba import ARCHIVE, IMAGES, PARTITION
+from models.training.cli import CLI
 from tests import tiny
 from tests.conftest import Trained
 
@@ -64,9 +65,9 @@ def template(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
 def one_parser() -> Iterator[None]:
     """The parser of train.py is the same for every command line, and making it is half of a case's time."""
     made: dict[str, Any] = {}
-    set_up = train.CLI.setup_parser
+    set_up = CLI.setup_parser
 
-    def set_up_once(self: train.CLI, *args: Any) -> None:
+    def set_up_once(self: CLI, *args: Any) -> None:
         if not made:
             before = set(vars(self))
             set_up(self, *args)
@@ -74,7 +75,7 @@ def one_parser() -> Iterator[None]:
         vars(self).update(made)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.CLI, "setup_parser", set_up_once)
+        patch.setattr(CLI, "setup_parser", set_up_once)
         yield
 
 
@@ -409,7 +410,6 @@ OF_DATA = {
     "no portraits": of_vae(f"{DATA}.count", 0, "count 0 is not in 1.."),
     "noise on no region": of_vae(f"{DATA}.noise", {"beard": 0.1}, "unknown region 'beard'; choose from"),
     "too much noise": of_vae(f"{DATA}.noise", {"hair": 0.5}, "noise 0.5 on hair is not in 0..0.1"),
-    "a negative seed of data": Case(f"{VAE} --data.seed -1", "--data.seed -1"),
     "a negative number of workers": Case(f"{VAE} --data.num_workers -1", "--data.num_workers -1"),
     "no validation": Case(f"{VAE} --data.limit_valid 0", "--data.limit_valid 0: at least 1, or null"),
     "a cache that is a file": Case(f"{VAE} --data.cache vae.yaml", "cache: cannot build vae.yaml/.*--data.cache DIR"),
@@ -490,6 +490,26 @@ OF_CONFIGS = {
     "a ratio of one draw": Case(f"{GAN} --model.ratio_draws 1", r"ratio_draws \(1\) at least 2"),
     "an accelerator that is none": Case(f"{VAE} --trainer.accelerator abacus", "abacus"),
     "a precision that is none": Case(f"{VAE} --trainer.precision 12", "precision"),
+    "a negative seed": Case(f"{VAE} --seed -1", "--seed -1 is not in bounds, numpy accepts from 0 to 4294967295"),
+    "a seed of the model": of_vae(f"{MODEL}.seed", 1, "no `seed` here: --seed N .* of model, data and Lightning"),
+    "a seed of the data": of_vae(f"{DATA}.seed", 1, "no `seed` here: --seed N"),
+    "Lightning's seed": of_vae("seed_everything", 1, "no `seed_everything` here: --seed N"),
+    "a seed of the model on the command line": Case(f"{VAE} --model.seed 1", "no `seed` here: --seed N"),
+    "a seed of the data on the command line": Case(f"{VAE} --data.seed 1", "no `seed` here: --seed N"),
+    "Lightning's seed on the command line": Case(f"{VAE} --seed_everything 1", "no `seed_everything` here: --seed N"),
+    "a name of another recipe": of_vae(f"{MODEL}.vae", 1, "unknown name `vae`; --help lists all names"),
+    "a name that is far down": of_vae(f"{MODEL}.widths", [8], "`widths`; did you mean `net.decoder.widths`"),
+    "a name of the model at the top": Case(f"{VAE} --validate_evry 8", "did you mean `model.validate_every`"),
+    "a typo of the schedule": of_vae(f"{MODEL}.learnin_rate", 1, "`learnin_rate`; did you mean `learning_rate`"),
+    "a class path from before": of_vae(
+        "model.class_path", "models.modules.VAEModule", "models.modules.VAEModule is now models.training.VAEModule"
+    ),
+    "a toy's class path from before": of_vae(
+        "model.class_path", "models.modules.CollapseModule", "is now models.toys.CollapseModule; change class_path"
+    ),
+    "a class path from before on the command line": Case(
+        f"{VAE} --model models.modules.PlainGANModule", "PlainGANModule is now models.training.PlainGANModule"
+    ),
     "no devices": Case(f"{VAE} --trainer.devices 0", "devices"),
     "the Trainer's clipping": Case(
         f"{GAN} --trainer.gradient_clip_val 1", "gradient_clip_val 1.0: take model.gradient_c"

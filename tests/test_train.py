@@ -20,7 +20,7 @@ from PIL import Image
 import train
 from models.core.layers import PyramidConfig
 from models.inference.pipeline import Card
-from models.training.callbacks import STOPPING, Checkpoints
+from models.training.checkpoints import STOPPING, StopRequest
 from models.vae.latent_prior import LatentPrior
 from models.vae.network import VAE, VAEConfig
 from tests import tiny
@@ -194,14 +194,13 @@ def test_a_stop_in_the_last_validation_comes_after_the_end(trained, root):
     tiny.assert_same_run(folder, trained.vae)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "last.ckpt")
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):  # a cluster's grace ends in SIGTERM
-        assert checkpoints.signal in (0, signal.SIGUSR1)
-        if number != signal.SIGINT:
-            checkpoints.interrupt(number)
+def test_a_second_ctrl_c_stops_at_once():
+    stop = StopRequest()
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # a cluster's grace ends in SIGTERM
+        stop.receive(number)
+        assert stop.number == signal.SIGUSR1
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.interrupt(signal.SIGINT)
+        stop.receive(signal.SIGINT)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(root):

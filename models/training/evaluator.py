@@ -26,8 +26,8 @@ from models.evaluation.features import (
 from models.evaluation.report import LEAST_IMAGES, EvaluationReport, ImageSet, Rows, prior_ladder
 from models.evaluation.spectrum import PowerSpectrum
 from models.inference.pipeline import Pipeline
-from models.training.callbacks import bar_options
 from models.training.image_module import ImageModule
+from models.training.progress import bar_options
 from models.vae.latent_prior import PriorName
 
 NEIGHBOURS = ("nearest", "2nd nearest", "3rd nearest")

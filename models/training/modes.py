@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from models.evaluation.digit_classifier import DigitClassifier, digit_classifier
 from models.evaluation.modes import mode_coverage
-from models.training.callbacks import bar_options
 from models.training.image_module import ImageModule
+from models.training.progress import bar_options
 
 
 class CountModes(Callback):
