@@ -141,7 +141,8 @@ class CLI(LightningCLI):
             if config.trainer[option] != default:
                 raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
         for part in ("model", "data"):
-            refuse_scalars(locate(config[part].class_path), config[part].init_args.as_dict(), part)
+            if given := config[part].get("init_args"):
+                refuse_scalars(locate(config[part].class_path), given.as_dict(), part)
         self.folder = Path(config.runs) / config.name
         if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
             config.ckpt_path = str(self.folder / "last.ckpt")
@@ -151,8 +152,8 @@ class CLI(LightningCLI):
             raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
-        if self.from_export and "vae" in config.model.init_args:
-            config.model.init_args.vae = config.ckpt_path  # stage 1 lies in it, and perhaps nowhere else
+        if self.from_export and "model.init_args.vae" in config:
+            config["model.init_args.vae"] = config.ckpt_path  # stage 1 lies in it, and perhaps nowhere else
         config.weights_only = True  # a checkpoint is data, never code
 
     def after_instantiate_classes(self) -> None:

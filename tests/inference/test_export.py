@@ -24,8 +24,7 @@ from tests import tiny
 from tests.benchmarks.memory import card, networks, resolved
 from tests.conftest import Trained
 from tests.test_sample import images
-from tests.test_train import error_of, fit_error, stopped
-from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states
+from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states, error_of, fit_error, stopped
 from tests.vae.test_networks import refusal
 
 KINDS = ("vae", "learned", "gan")
