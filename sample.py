@@ -23,12 +23,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from models.core.command_line import OneLineParser, fail_if_known
 from models.core.errors import InputError
 from models.core.files import refuse_unwritable, replacing
 from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
 from models.inference.pictures import as_pictures, panel
 from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
-from models.training.cli import OneLineParser, fail_if_known
 from models.vae.latent_prior import PriorName
 
 Batches = Iterator[tuple[int, dict[str, Tensor]]]

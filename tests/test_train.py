@@ -7,25 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 import train
-from models.core.layers import PyramidConfig
-from models.inference.checkpoint import Card
-from models.training.callbacks import STOPPING, Checkpoints
-from models.vae.latent_prior import LatentPrior
-from models.vae.network import VAE, VAEConfig
+from models.training.checkpoints import STOPPING, StopRequest
 from tests import tiny
 from tests.conftest import Trained
-from tests.tiny import BATCH, BUDGET, LEG
+from tests.tiny import BATCH, BUDGET, LEG, fit_error, folder_of_images, stopped, untrained_vae
 from tests.wandb_records import config, history, read_records, run_ids
 
 ROOT = Path(__file__).parent.parent
@@ -53,14 +45,6 @@ def root(trained: Trained, tmp_path: Path) -> Path:
 def copy_of_run(trained: Trained, root: Path, stage: str) -> Path:
     """A copy of a trained run that the test may change."""
     return Path(shutil.copytree(getattr(trained, stage), root / "runs" / stage, dirs_exist_ok=True))
-
-
-def stopped(root: Path, stage: str, callback: str, images: int, *options: str, **settings: str) -> int | str | None:
-    """Train with a callback that ends the run early; gives the exit code."""
-    callbacks = json.dumps([{"class_path": f"tests.tiny.{callback}", "init_args": {"images": images} | settings}])
-    with pytest.raises(SystemExit) as caught:
-        tiny.run(root, stage, "--name", "mine", "--trainer.callbacks", callbacks, *options)
-    return caught.value.code
 
 
 # --- what a run leaves
@@ -194,14 +178,13 @@ def test_a_stop_in_the_last_validation_comes_after_the_end(trained, root):
     tiny.assert_same_run(folder, trained.vae)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "last.ckpt")
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):  # a cluster's grace ends in SIGTERM
-        assert checkpoints.signal in (0, signal.SIGUSR1)
-        if number != signal.SIGINT:
-            checkpoints.interrupt(number)
+def test_a_second_ctrl_c_stops_at_once():
+    stop = StopRequest()
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # a cluster's grace ends in SIGTERM
+        stop.receive(number)
+        assert stop.number == signal.SIGUSR1
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.interrupt(signal.SIGINT)
+        stop.receive(signal.SIGINT)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(root):
@@ -254,22 +237,6 @@ def test_validate_and_test_add_values_and_change_nothing_else(trained, root, cap
 # --- what a user can mend: one line, exit code 2, and nothing in the way of the next try
 
 
-def error_of(capsys: pytest.CaptureFixture, command: Callable[[], Any]) -> str:
-    """The one line of standard error that a command ends with, exit code 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        command()
-    assert caught.value.code == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and len(line) < 400 and "Subtypes" not in line
-    return line
-
-
-def fit_error(capsys: pytest.CaptureFixture, path: Path, *options: str) -> str:
-    """The same for `fit`."""
-    return error_of(capsys, lambda: train.main(["fit", "-c", str(path), *options]))
-
-
 def test_wandb_that_does_not_start_is_one_line_and_blocks_nothing(root, capsys, monkeypatch):
     for name in ("HOME", "NETRC", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(root / "home"))
@@ -280,14 +247,6 @@ def test_wandb_that_does_not_start_is_one_line_and_blocks_nothing(root, capsys, 
 
 
 # --- every config
-
-
-def folder_of_images(path: Path, size: int) -> str:
-    """A few images to train on."""
-    path.mkdir()
-    for i in range(24):
-        Image.effect_noise((size, size), 40 + i).convert("RGB").save(path / f"{i}.png")
-    return str(path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -310,16 +269,6 @@ def test_every_config_trains_a_step_of_its_own_networks(root, path):
     arguments += ["--model.budget=2", "--model.validate_every=2", f"--runs={root}/runs", "--wandb=off"]
     train.main(["fit", "-c", str(path), *arguments, "--trainer.accelerator=cpu", "--trainer.devices=1"])
     assert tiny.checkpoint(root / "runs" / written["name"])["degrain"]["images_seen"] == 2
-
-
-def untrained_vae(root: Path, size: int) -> Path:
-    """A checkpoint of a stage 1 of the size that has learned nothing."""
-    net = VAEConfig(4, PyramidConfig(**tiny.NET), PyramidConfig(**tiny.NET))
-    vae, prior = VAE(size, net), LatentPrior(4)
-    state = {f"vae.{name}": value for name, value in vae.state_dict().items()}
-    state |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
-    torch.save({"degrain": asdict(Card("vae", size, 0, asdict(net))), "state_dict": state}, root / "untrained.ckpt")
-    return root / "untrained.ckpt"
 
 
 # --- as a process

@@ -3,15 +3,23 @@
 import json
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from PIL import Image
 
 import train
+from models.core.layers import PyramidConfig
+from models.inference.checkpoint import Card
+from models.vae.latent_prior import LatentPrior
+from models.vae.network import VAE, VAEConfig
 
 Where = Literal["training", "validation", "checkpoint"]
 BATCH, BUDGET, LEG = 8, 96, 48  # images: 12 steps, two legs
@@ -86,6 +94,32 @@ def run(root: Path, stage: str, *options: str, subcommand: str = "fit") -> Path:
     return root / "runs" / config["name"]
 
 
+def stopped(root: Path, stage: str, callback: str, images: int, *options: str, **settings: str) -> int | str | None:
+    """Train with a callback that ends the run early, and return the exit code."""
+    callbacks = json.dumps([{"class_path": f"tests.tiny.{callback}", "init_args": {"images": images} | settings}])
+    with pytest.raises(SystemExit) as caught:
+        run(root, stage, "--name", "mine", "--trainer.callbacks", callbacks, *options)
+    return caught.value.code
+
+
+def untrained_vae(root: Path, size: int) -> Path:
+    """Write an untrained checkpoint of stage 1 for images of a size."""
+    net = VAEConfig(4, PyramidConfig(**NET), PyramidConfig(**NET))
+    vae, prior = VAE(size, net), LatentPrior(4)
+    state = {f"vae.{name}": value for name, value in vae.state_dict().items()}
+    state |= {f"prior.{name}": value for name, value in prior.state_dict().items()}
+    torch.save({"degrain": asdict(Card("vae", size, 0, asdict(net))), "state_dict": state}, root / "untrained.ckpt")
+    return root / "untrained.ckpt"
+
+
+def folder_of_images(path: Path, size: int) -> str:
+    """Write a few images of noise to train on."""
+    path.mkdir()
+    for i in range(24):
+        Image.effect_noise((size, size), 40 + i).convert("RGB").save(path / f"{i}.png")
+    return str(path)
+
+
 def checkpoint(folder: Path) -> dict[str, Any]:
     """The last checkpoint of a run."""
     return torch.load(folder / "last.ckpt", weights_only=True)
@@ -119,6 +153,22 @@ def assert_same_run(one: Path, other: Path) -> None:
     drawn = [{path.name: path.read_bytes() for path in (run / "pictures").iterdir()} for run in (one, other)]
     assert drawn[0] == drawn[1], "pictures"
     assert not list(one.rglob(".*.part*"))
+
+
+def error_of(capsys: pytest.CaptureFixture, command: Callable[[], Any]) -> str:
+    """Run a command that must end in one line of standard error and exit code 2, and return the line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        command()
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1, error
+    assert len(error) < 400 and "Subtypes" not in error and "object at 0x" not in error, error
+    return error.strip()
+
+
+def fit_error(capsys: pytest.CaptureFixture, path: Path, *options: str) -> str:
+    """Return the line of error of `train.py fit` with a config file."""
+    return error_of(capsys, lambda: train.main(["fit", "-c", str(path), *options]))
 
 
 class AtImages(pl.Callback):

@@ -1,139 +1,229 @@
-"""How the scripts speak: what the user can mend is one line on standard error and exit code 2, never a traceback."""
+"""The Lightning CLI of train.py: the folder of a run, the checkpoint that it goes on from, its seed and callbacks."""
 
-import dataclasses
-import difflib
-import inspect
-import re
-import sys
-import typing
-from argparse import ArgumentParser, _SubParsersAction
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from pathlib import Path
+from pydoc import locate
+from typing import Any
 
-import torch
-from jsonargparse import Namespace
-from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.cli import LightningArgumentParser
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 from models.core.errors import InputError
+from models.core.files import replacing
+from models.inference.checkpoint import Card, read_checkpoint
+from models.training.checkpoints import Checkpoints
+from models.training.evaluator import Evaluator
+from models.training.parser import ConfigParser, arguments, refuse_scalars
+from models.training.progress import ImagesProgressBar
+from models.training.report import Pictures
+from models.training.tracking import Mode, make_tracker
+from models.training.values import FinalValues
 
-UNKNOWN = re.compile(
-    r"Option '(?P<option>[^']+)' is not accepted|does not accept option '(?P<nested>[^']+)'"
-    r"|unrecognized arguments: -*(?P<argument>[^\s=]+)|has no attribute '(?P<attribute>[^']+)'"
-)
+DEFAULTS = {
+    "max_epochs": -1,  # a leg is an epoch; the module stops the Trainer when its budget of images is seen
+    "reload_dataloaders_every_n_epochs": 1,  # each leg has a stream of its own
+    "use_distributed_sampler": False,  # the data module divides the images among processes
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 20,
+}
+"""Defaults of the Trainer's options."""
 
-NEITHER = ": give it `class_path` and, below `init_args`, its parameters, and nothing else"
-
-NO_MAPPING = "the file is no mapping of names to values; take one of configs/ as an example"
-
-
-def fail(message: str) -> NoReturn:
-    """Say what is wrong in one line and exit with code 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+REFUSED = {
+    "accumulate_grad_batches": (1, "a step is data.batch_size images, and data.micro_batch_size takes it in pieces"),
+    "gradient_clip_val": (None, "take model.gradient_clip, which stage 1 has"),
+}
+"""Options of the Trainer that must keep their default because the recipes do this themselves: (default, what to do)."""
 
 
-def fail_if_known(error: BaseException, kinds: tuple[type[Exception], ...]) -> None:
-    """Fail with what the user can mend; return where nobody but us can.
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config to the run's folder and to W&B; a validation or test leaves it as it is."""
+
+    def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            text = self.parser.dump(self.config, skip_none=False)
+            with replacing(Path(trainer.default_root_dir) / "config.yaml") as part:
+                part.write_text(text)
+            for logger in trainer.loggers:
+                logger.log_config(yaml.safe_load(text))
+
+
+class CLI(LightningCLI):
+    """A command line of train.py: parses it, makes seed, data, model and Trainer, and runs the subcommand.
 
     Args:
-        error: what a command ended with.
-        kinds: of which the message is one line with the way out.
+        args: the command line; None for that of the process.
+
+    Attributes:
+        folder: the run's folder.
+        card: card of the checkpoint to go on from or to measure, if there is one.
+        state: its state dict.
     """
-    if known := cause(error, kinds):
-        fail(str(known))
-    if known := cause(error, (OSError,)):
-        place = f"{known.filename}: " if known.filename else ""
-        fail(f"{place}{known.strerror or known}; check that it is there, its permissions and the space on the disk")
-    if known := cause(error, (RuntimeError,)):
-        if re.search("out of memory|allocate memory", str(known)):
-            fail(f"out of memory ({str(known).splitlines()[0]}); take a smaller network, image or batch size")
 
+    folder: Path
+    card: Card | None = None
+    state: dict[str, Tensor]
 
-class OneLineParser(LightningArgumentParser):
-    """Says what is wrong with a command line or config in one line, with the nearest right name for a wrong one."""
-
-    def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
-        """A config from its file, which must be a text."""
-        try:
-            return super().parse_path(path, *args, **options)
-        except UnicodeDecodeError:
-            fail(f"config: {path} is no text; give a YAML file, such as those in configs/")
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if found := UNKNOWN.search(message):
-            written = next(part for part in found.groups() if part)
-            here = option_names(self)
-            wrong = next((part for part in written.split(".") if part not in here), written)
-            near = difflib.get_close_matches(wrong, here, n=1) or difflib.get_close_matches(wrong, known_names(), n=1)
-            fail(f"config: unknown name `{wrong}`" + (f"; did you mean `{near[0]}`?" if near else f" in `{written}`"))
-        message = re.sub(r"Unexpected config:.*", NO_MAPPING, message, flags=re.S)
-        message = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:\s*- ", "", message, flags=re.S)
-        message = re.sub(r"\s*Subclass types expect one of.*", NEITHER, message, flags=re.S)
-        message = re.sub(
-            r"\s*- Expected a <class 'NoneType'>.*?Given value: (?=\w+$)", ". Got value: ", message, flags=re.S
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_defaults=DEFAULTS,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            auto_configure_optimizers=False,
+            parser_class=ConfigParser,
+            args=args,
         )
-        message = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", message, flags=re.S)
-        fail(f"config: {message.replace('Parser key', 'value of')}")
 
+    # The command line.
 
-def refuse_scalars(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no mapping in a dataclass's place, which the parser would pass over to take the defaults.
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed", type=int, default=0, help="seed of model, data and Lightning")
 
-    Args:
-        cls: whose parameters or fields the values are.
-        values: of a config.
-        where: its name there.
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, help="name of the run; its folder is RUNS/NAME")
+        parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+        parser.add_argument("--wandb", type=Mode, default="auto", help="auto: online when logged in, else offline")
+        parser.add_argument("--project", type=str, default="degrain", help="W&B project")
+        parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help="least time between checkpoints")
+        parser.link_arguments("data.init_args.size", "model.init_args.size")
 
-    Raises:
-        InputError: which.
-    """
-    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
-    for name, kind in hints.items():
-        if not dataclasses.is_dataclass(kind) or name not in values:
-            continue
-        if not isinstance(values[name], dict):
-            fields = ", ".join(field.name for field in dataclasses.fields(kind))
-            raise InputError(f"config: {where}.{name}: {values[name]} is no mapping; give it {fields} as in configs/")
-        refuse_scalars(kind, values[name], f"{where}.{name}")
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "test":
+            parser.add_lightning_class_args(Evaluator, "evaluation")
+        return parser
 
-def lost_process(error: Exception) -> str | None:
-    """The line for an error that says that another process of a run is gone; nothing for another error."""
-    if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
-        return None
-    said = re.sub(r"^\[\S+\] ", "", str(error)).split(". ")[0].splitlines()[0][:200]  # without the place in its sources
-    what = "another process of this run has ended or does not answer; if it had time, it has said why"
-    return f"{what}: {said}; --ckpt_path last goes on from the last checkpoint"
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning looks for hyper-parameters in the checkpoint, ours keeps them in its card."""
 
+    # The seed.
 
-def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> BaseException | None:
-    """The error itself or what it was raised from, whichever is of the kinds: the parser wraps what a class raises."""
-    while error is not None and not isinstance(error, kinds):
-        error = error.__cause__
-    return error
+    def _set_seed(self) -> None:
+        try:
+            seed_everything(self.config[self.subcommand].seed, workers=True)
+        except ValueError as error:
+            raise InputError(f"--seed {error}") from None
 
+    def _add_instantiators(self) -> None:
+        """Give the seed to model and data, if they take one."""
+        seed = self.config[self.subcommand].seed
 
-def option_names(parser: ArgumentParser) -> set[str]:
-    """The parts of the names of all options of a parser and its subcommands."""
-    names: set[str] = set()
-    for action in parser._actions:
-        names |= set(action.dest.split("."))
-        if isinstance(action, _SubParsersAction):
-            names = names.union(*map(option_names, action.choices.values()))
-    return names
+        def instantiate(cls: type, **given: Any) -> Any:
+            return cls(**given | ({"seed": seed} if "seed" in arguments(cls) else {}))
 
+        for kind in (LightningModule, LightningDataModule):
+            self.parser.add_instantiator(instantiate, kind)
 
-def known_names() -> set[str]:
-    """Names of our recipes and data modules, of their parameters and of the fields of their dataclasses."""
-    names = {"class_path", "init_args"}
-    waiting: list[type] = [LightningModule, LightningDataModule]
-    while waiting:
-        cls = waiting.pop()
-        waiting += cls.__subclasses__()
-        if cls.__module__.split(".")[0] not in ("models", "data"):
-            continue
-        names |= {cls.__name__, *inspect.signature(cls).parameters}
-        hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
-        waiting += [hint for hint in hints.values() if dataclasses.is_dataclass(hint)]
-    return names
+    # The run.
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if not config.name or Path(config.name).name != config.name or config.name == "..":
+            raise InputError(
+                f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
+            )
+        for option, (default, way) in REFUSED.items():
+            if config.trainer[option] != default:
+                raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
+        for part in ("model", "data"):
+            if given := config[part].get("init_args"):
+                refuse_scalars(locate(config[part].class_path), given.as_dict(), part)
+        self.folder = Path(config.runs) / config.name
+        if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
+            config.ckpt_path = str(self.folder / "last.ckpt")
+            if self.subcommand == "fit" and not Path(config.ckpt_path).exists():
+                config.ckpt_path = None  # the run was stopped before its first checkpoint, or has not begun
+        elif self.subcommand == "fit" and any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt")):
+            raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
+        if config.ckpt_path:
+            self.card, self.state = read_checkpoint(config.ckpt_path)
+        if self.from_export and "model.init_args.vae" in config:
+            config["model.init_args.vae"] = config.ckpt_path  # stage 1 lies in it, and perhaps nowhere else
+        config.weights_only = True  # a checkpoint is data, never code
+
+    def after_instantiate_classes(self) -> None:
+        if self.subcommand != "fit" and not is_overridden("test_step", self.model):
+            recipe = type(self.model).__name__
+            raise InputError(f"{self.subcommand}: {recipe} has no held-out images; its fit ends with all its figures")
+        if self.card is not None:
+            path = self.config[self.subcommand].ckpt_path
+            self.model.check(self.card, self.state, path)
+            if self.from_export:
+                self.load_export(path)
+
+    @property
+    def from_export(self) -> bool:
+        """True if the checkpoint to go on from or to measure is an export."""
+        return self.card is not None and self.card.exported is not None
+
+    def load_export(self, path: str) -> None:
+        """Give the model the weights and the position of an export, which holds nothing else.
+
+        Raises:
+            InputError: fit of stage 2, which needs its discriminator.
+        """
+        if self.subcommand == "fit" and self.card.stage != "vae":
+            raise InputError(
+                f"checkpoint {path}: an export of stage 2 holds no discriminator, without which fit cannot go on; "
+                f"go on from the last.ckpt that it was made of, or train a new stage 2 on its VAE by --model.vae {path}"
+            )
+        self.model.load_export(self.card, self.state, path)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        settings = self.config[self.subcommand]
+        # In a GAN only one of the two networks has gradients in a backward pass.
+        adversarial = getattr(self.model, "discriminator", None) is not None
+        ddp = {"start_method": "popen", "find_unused_parameters": adversarial}
+        StrategyRegistry.register("ddp", DDPStrategy, "strategy of several processes", override=True, **ddp)
+        callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
+        config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
+        if self.subcommand == "fit":
+            tracked = self.card.tracked_run if self.card else None
+            tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, tracked)
+            config |= {"logger": tracker or False, "enable_checkpointing": True}
+            checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
+            callbacks += [Pictures(self.folder / "pictures"), checkpoints]
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (ValueError, TypeError, MisconfigurationException) as error:  # it checks most of its arguments itself
+            raise InputError(f"trainer: {error}") from error
+
+    # The subcommands.
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        settings = super()._prepare_subcommand_kwargs(subcommand)
+        return settings | ({"ckpt_path": None} if self.from_export else {})  # the model has it already
+
+    def fit(self, model: LightningModule, **settings: Any) -> None:
+        """Train, unless the run has already seen its budget."""
+        say, path = rank_zero_only(print), self.config[self.subcommand].ckpt_path
+        if self.card is not None and self.card.images_seen >= model.schedule.budget:
+            seen = f"{self.card.images_seen:,} of {model.schedule.budget:,} images"
+            say(f"{path} has seen {seen}: a larger --model.budget goes on from it")
+            return
+        if self.from_export:
+            say(f"going on from {path}: its weights and {self.card.images_seen:,} images seen, new optimizer states")
+        self.trainer.fit(model, **settings)
+
+    def test(self, model: LightningModule, **settings: Any) -> None:
+        """Measure on held-out images; the module prints the results."""
+        self.trainer.test(model, **settings | {"verbose": False})
+
+    def after_run(self) -> None:
+        rank_zero_only(print)(f"run: {self.folder}")
+
+    after_fit = after_validate = after_test = after_run

@@ -16,8 +16,8 @@ from models.evaluation.features import FeatureNetName, feature_net
 from models.evaluation.image_sets import LEAST_IMAGES
 from models.evaluation.modes import ModeCounts
 from models.evaluation.report import EvaluationReport, Subject
-from models.training.callbacks import bar_options
 from models.training.image_module import ImageModule
+from models.training.progress import bar_options
 
 EVALUATORS = (DrawComparison, ModeCounts)
 """All evaluators, in the order of their tables; see evaluation/report.py for their interface."""

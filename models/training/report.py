@@ -1,16 +1,23 @@
-"""Tables and figures of a recipe, written into the run's folder and sent to W&B."""
+"""Tables, figures and pictures of a run, written into its folder and sent to W&B."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytorch_lightning as pl
+import torch
 from matplotlib.figure import Figure
 from PIL.Image import Image
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from models.core.files import replacing
+from models.inference.pictures import panel
+from models.inference.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from models.training.image_module import ImageModule
     from models.training.recipe import Recipe
 
 
@@ -41,6 +48,43 @@ class Report(Callback):
             with replacing(folder / "table.txt") as part:
                 part.write_text(table + "\n")
             write_figures(drawn, {name: folder / f"{name}.png" for name in drawn}, trainer, module.images_seen)
+
+
+class Pictures(Callback):
+    """At every validation, write panels of prior draws, of reconstructions if there is a VAE, and the module's figures.
+
+    Latents and photographs are the same every time.
+
+    Args:
+        folder: folder of the pictures, IMAGES_SEEN-draws.png, IMAGES_SEEN-reconstructions.png and so on.
+        count: images on each panel.
+        seed: seed of the draws.
+    """
+
+    def __init__(self, folder: Path, count: int = 16, seed: int = 0) -> None:
+        self.folder, self.count, self.seed = folder, count, seed
+
+    @rank_zero_only
+    @torch.no_grad()
+    def on_validation_end(self, trainer: pl.Trainer, module: "ImageModule") -> None:
+        pipeline = module.pipeline()
+        rows = {"draws": pipeline.draw(self.seed, range(self.count))}
+        if pipeline.vae is not None:
+            batch = next(iter(trainer.datamodule.val_dataloader()))
+            x = module.photographs(module.transfer_batch_to_device(batch, module.device, 0))  # (B, 3, H, W)
+            rows["reconstructions"] = self.reconstructions(pipeline, x[: self.count])
+        if not all(images.isfinite().all() for drawn in rows.values() for images in drawn.values()):
+            print(f"no pictures at {module.images_seen:,} images seen: not all of them are finite", file=sys.stderr)
+            return
+        drawn = {name: panel(images) for name, images in rows.items()} | module.figures()
+        paths = {name: self.folder / f"{module.images_seen:09d}-{name}.png" for name in drawn}
+        write_figures(drawn, paths, trainer, module.images_seen)
+
+    def reconstructions(self, pipeline: Pipeline, x: Tensor) -> dict[str, Tensor]:
+        """Return photographs (B, 3, H, W) and their rows for the centre of each q(z|x): its mean, if it is Gaussian."""
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed))
+        z = pipeline.vae.encode(x).sample(x.new_zeros(len(x), pipeline.vae.config.latent))  # (B, D)
+        return {"data": x, **pipeline.render(z, noise.to(x.device))}
 
 
 def write_figures(

@@ -25,8 +25,7 @@ from tests.benchmarks.memory import card, networks, resolved
 from tests.conftest import Trained
 from tests.inference.test_checkpoint import refusal
 from tests.test_sample import images
-from tests.test_train import error_of, fit_error, stopped
-from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states
+from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states, error_of, fit_error, stopped
 from tests.training.test_recipes import rate_of
 
 KINDS = ("vae", "learned", "gan")

@@ -32,8 +32,7 @@ from models.training.update import Update
 from models.vae.network import VAE, Decoder, VAEConfig
 from tests import tiny
 from tests.conftest import Trained
-from tests.test_train import error_of, folder_of_images, stopped, untrained_vae
-from tests.tiny import assert_equal_states
+from tests.tiny import assert_equal_states, error_of, folder_of_images, stopped, untrained_vae
 from tests.training.test_recipes import STEP, TINY, Record, fit, gan, moved, portraits, snapshot, watch
 from tests.vae.test_networks import distribution, shaken
 

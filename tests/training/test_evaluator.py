@@ -23,7 +23,7 @@ from models.evaluation.report import Findings, Subject
 from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
 from models.inference.pipeline import Pipeline, load_pipeline
 from models.training import evaluator
-from models.training.callbacks import FinalValues
+from models.training.values import FinalValues
 from tests import tiny
 
 N, SEEDS, HELD_OUT = 25, 2, 21

@@ -21,7 +21,7 @@ from models.vae.network import VAEConfig
 from models.vae.pixel_decoder import PixelConfig
 from tests import tiny
 from tests.conftest import Trained
-from tests.test_train import error_of, folder_of_images, stopped
+from tests.tiny import error_of, folder_of_images, stopped
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 VARIANTS = {

@@ -14,7 +14,7 @@ from models.inference.checkpoint import substate
 from models.inference.pipeline import ROWS, load_pipeline
 from tests import tiny
 from tests.benchmarks.memory import CONFIGS, PRESETS, STAGES, command, networks, parameters, resolved
-from tests.test_train import folder_of_images
+from tests.tiny import folder_of_images
 
 MILLIONS = {  # of parameters at 64, 128 and 256 pixels
     ("small", "vae"): (3.0, 4.4, 5.8),

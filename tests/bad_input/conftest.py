@@ -1,0 +1,66 @@
+"""The folder of a user who makes mistakes."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sample
+from data.celeba import IMAGES, PARTITION
+from models.training.cli import CLI
+from tests import tiny
+from tests.bad_input.cases import photograph
+from tests.conftest import Trained
+
+
+@pytest.fixture(scope="package")
+def template(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a user's folder: a run of each stage and its export, photographs, CelebA, and a config for each."""
+    home = tmp_path_factory.mktemp("template")
+    for stage in ("vae", "gan"):
+        run = home / "runs" / stage
+        shutil.copytree(getattr(trained, stage), run, ignore=shutil.ignore_patterns("wandb", "pictures"))
+        sample.main([str(run / "last.ckpt"), "--export", str(home / f"{stage}.safetensors")])
+    for name in ("train/0.png", "train/1.png", "train/2.jpg", "valid/3.png"):
+        photograph(home / "photos" / name, 40)
+    lines = [f"{number:06d}.jpg {split}" for number, split in enumerate("0012", start=1)]
+    for line in lines:
+        photograph(home / "celeba" / IMAGES / line.split()[0], (178, 218))
+    (home / "celeba" / PARTITION).write_text("\n".join(lines))
+    for stage, write in (("vae", tiny.vae_config), ("gan", tiny.gan_config)):
+        config = write(Path())
+        config["data"]["init_args"]["cache"] = "../cache"
+        tiny.write(home / f"{stage}.yaml", config)
+    for name, kind in (("photos", "ImageFolder"), ("celeba", "CelebA")):
+        options = {"root": name, "size": 32, "batch_size": tiny.BATCH, "cache": "../own-cache"}
+        data = {"class_path": f"data.datamodule.{kind}", "init_args": options}
+        tiny.write(home / f"{name}.yaml", tiny.vae_config(Path()) | {"name": name, "data": data})
+    return home
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_parser() -> Iterator[None]:
+    """Make the parser of train.py once: it is the same for every command line, and half of a case's time."""
+    made: dict[str, Any] = {}
+    set_up = CLI.setup_parser
+
+    def set_up_once(self: CLI, *args: Any) -> None:
+        if not made:
+            before = set(vars(self))
+            set_up(self, *args)
+            made.update({name: value for name, value in vars(self).items() if name not in before})
+        vars(self).update(made)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CLI, "setup_parser", set_up_once)
+        yield
+
+
+@pytest.fixture
+def home(template: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the template and make it the current folder."""
+    (tmp_path / "cache").symlink_to(trained.root / "cache")
+    monkeypatch.chdir(shutil.copytree(template, tmp_path / "home"))
+    return tmp_path / "home"

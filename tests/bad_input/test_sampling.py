@@ -1,0 +1,36 @@
+"""Bad arguments of sample.py: one line answers each, and nothing is changed."""
+
+import pytest
+
+from tests.bad_input.cases import LAST, Case
+
+CASES = {
+    "no checkpoint": Case("sample", "checkpoint"),
+    "none": Case(f"sample {LAST} --n 0", "--n 0 and --batch_size 64 must be at least 1"),
+    "a negative seed": Case(f"sample {LAST} --seed -1", "--seed -1 at least 0"),
+    "no batch": Case(f"sample {LAST} --batch_size 0", "--batch_size 0 must be at least 1"),
+    "a string for a number": Case(f"sample {LAST} --n many", "many"),
+    "a row of stage 2": Case(f"sample {LAST} --row denoised", "is of stage vae and has mean, std, sample"),
+    "an unknown row": Case(f"sample {LAST} --row meen", "meen"),
+    "an unknown prior": Case(f"sample {LAST} --prior other", "other"),
+    "a prior that is not there": Case(
+        f"sample {LAST} --prior learned", "has standard, fitted; stage 1 learns its prior when its budget is seen"
+    ),
+    "an unknown ending": Case(f"sample {LAST} --out picture.jpg", "picture.jpg: end it in .png, .npz or"),
+    "an unknown ending beside an export": Case(
+        f"sample {LAST} --export new.safetensors --out a.jpg", "--out a.jpg: end it in .png, .npz or"
+    ),
+    "an unknown ending of an export": Case(f"sample {LAST} --export a.ckpt", "a.ckpt: end it in .safetensors"),
+    "no such device": Case(f"sample {LAST} --device gpu", "--device gpu cannot be used"),
+    "a typo": Case(f"sample {LAST} --sede 1", "unknown name `sede`; did you mean `seed`"),
+    "a typo beside an export": Case(f"sample {LAST} --exports a.safetensors", "did you mean `export`"),
+    "a row of stage 2 beside an export": Case(
+        f"sample {LAST} --export new.safetensors --row denoised", "is of stage vae and has mean, std, sample"
+    ),
+    "another typo": Case(f"sample {LAST} --batchsize 1", "unknown name `batchsize`; did you mean `batch_size`"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_line_and_changes_nothing(home, capsys, name):
+    CASES[name].check(home, capsys)

@@ -1,0 +1,91 @@
+"""The command line of train.py: one seed for everything, and what it suggests for a wrong name."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+import data.datamodule
+import data.gaussian
+import data.stacked_mnist
+import models.toys
+import models.training
+from models.core.command_line import nearest
+from models.training.cli import CLI
+from models.training.parser import arguments
+from models.training.recipe import Recipe
+from tests import tiny
+
+
+class Unseeded(pl.LightningModule):
+    """A recipe that takes no seed."""
+
+    def __init__(self, width: int = 1) -> None:
+        super().__init__()
+        self.width = width
+
+
+class UnseededData(pl.LightningDataModule):
+    """A data module that takes no seed."""
+
+
+@pytest.fixture
+def parsed(tmp_path, monkeypatch):
+    """Return a function that makes everything that a command line of `fit` names, without training."""
+    monkeypatch.setattr(CLI, "fit", lambda self, model, **_: None)
+
+    def parse(*options: str, **changes: object) -> CLI:
+        return CLI(["fit", "-c", str(tiny.write(tmp_path / "c.yaml", tiny.vae_config(tmp_path) | changes)), *options])
+
+    return parse
+
+
+@pytest.mark.parametrize("options, changes", [(["--seed", "3"], {}), ([], {"seed": 3})], ids=["option", "config"])
+def test_one_seed_reaches_model_data_and_lightning(parsed, options, changes):
+    cli = parsed(*options, **changes)
+    assert cli.model.schedule.seed == cli.datamodule.seed == torch.initial_seed() == 3
+
+
+def test_the_seed_is_0_by_default_and_makes_the_networks(parsed):
+    cli, same, other = parsed(), parsed("--seed", "0"), parsed("--seed", "1")
+    assert cli.model.schedule.seed == cli.datamodule.seed == 0
+    tiny.assert_equal_states(cli.model.state_dict(), same.model.state_dict())
+    networks = (torch.cat([p.flatten() for p in run.model.parameters()]) for run in (cli, other))
+    assert not torch.equal(*networks)
+
+
+def test_a_recipe_and_a_data_module_without_a_seed_work(parsed):
+    model = {"class_path": f"{__name__}.Unseeded", "init_args": {"width": 2}}
+    cli = parsed("--seed", "3", model=model, data={"class_path": f"{__name__}.UnseededData"})
+    assert cli.model.width == 2 and cli.datamodule is not None and torch.initial_seed() == 3
+
+
+def test_the_saved_config_holds_the_seed_once_and_goes_on_with_it(tmp_path):
+    folder = tiny.run(tmp_path, "vae", "--seed", "3", "--model.budget", "8")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["seed"] == 3 and "seed_everything" not in config
+    assert not any("seed" in config[part]["init_args"] for part in ("model", "data"))
+    command = ["fit", "-c", str(folder / "config.yaml"), "--ckpt_path", "last", "--model.budget", "16"]
+    assert CLI(command).model.schedule.seed == 3
+
+
+MODULES = [models.training, models.toys, data.datamodule, data.gaussian, data.stacked_mnist]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_recipe_and_data_module_takes_the_seed(module):
+    kinds = (Recipe, pl.LightningDataModule)
+    ours = [cls for cls in vars(module).values() if isinstance(cls, type) and issubclass(cls, kinds)]
+    assert ours and all("seed" in arguments(cls) for cls in ours if cls is not pl.LightningDataModule)
+
+
+def test_arguments_are_those_of_the_schedule_and_of_dataclasses_too():
+    names = arguments(models.training.VAEModule)
+    assert {"budget", "validate_every", "learning_rate", "warmup", "decay", "net.encoder.widths"} <= set(names)
+
+
+def test_the_nearest_name_is_suggested_with_its_place():
+    places = {"width": "net.width", "budget": "budget"}
+    assert nearest("widht", places) == "; did you mean `net.width`?"
+    assert nearest("budget", places) == ""  # it is what was written
+    assert nearest("colour", places) == ""
