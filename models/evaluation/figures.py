@@ -1,5 +1,5 @@
 """Figures: tensors in, a matplotlib Figure out. One colour a word everywhere: data grey, mean blue, sample orange,
-denoised green. The toy's are in models/toy_figures.py.
+denoised green. The toys have their own in models/toys.
 """
 
 import matplotlib as mpl
