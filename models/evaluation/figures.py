@@ -1,6 +1,6 @@
 """Figures: tensors in, a matplotlib Figure out.
 
-Colours mean the same everywhere: data grey, mean blue, sample orange, denoised green. See toys/figures.py for the toys.
+Colours mean the same everywhere: data grey, mean blue, sample orange, denoised green. models/toys has its own.
 """
 
 from functools import partial

@@ -97,10 +97,11 @@ def generator_objective(
 def gradient_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     """Return |grad_inputs sum(logits)|^2 / 2 per sample, (B,), for inputs (B, C, H, W) that gave the logits (B,).
 
-    Zero-centred: on real inputs it is R1, on generated ones R2. Keeps its graph, so that it can be minimised.
+    Zero-centred: on real inputs it is R1, on generated ones R2. Keeps its graph, so that it can be minimised. Inputs
+    may have any axes after those of the logits: (M, B, D) for logits (M, B).
     """
     (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    return 0.5 * reduce(gradient.float().square(), "b c h w -> b", "sum")
+    return 0.5 * gradient.float().square().sum(tuple(range(logits.ndim, inputs.ndim)))
 
 
 def squared_error(image: Tensor, target: Tensor) -> Tensor:

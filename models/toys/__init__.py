@@ -2,8 +2,8 @@
 
 from models.toys.collapse import CollapseModule
 from models.toys.gan import ToyGANModule
+from models.toys.grid import ToyGridModule
 from models.toys.mixture import ToyMixtureModule
-from models.toys.recipe import ToyGridModule
 from models.toys.twins import ToyTwinsModule
 from models.toys.vectors import ToyVectorsModule
 

@@ -1,4 +1,4 @@
-"""Collapse on images: convolutional VAEs at one fixed std each, whose latents die one by one as it grows."""
+"""Collapse on images: convolutional VAEs with one fixed std each; their latents die one by one as the std grows."""
 
 from dataclasses import replace
 
@@ -10,33 +10,28 @@ from torch import Tensor, nn
 from models.core.errors import InputError
 from models.core.gaussian import kl_to_standard_normal, log_density
 from models.core.randomness import generator
-from models.toys import figures as toy_figures
+from models.evaluation.figures import INK, MEAN, SAMPLE, new, styled
 from models.toys import linear_gaussian as toy
 from models.toys.recipe import ToyModule
 from models.training.recipe import EVAL_STREAM
+from models.training.schedule import Schedule, warmed_up
 from models.vae.network import VAE, VAEConfig
 
 
 class CollapseModule(ToyModule):
     """Small VAEs side by side on the same images, each with a fixed std and the Gaussian density.
 
-    A std s is the KL weight beta = 2 s^2 beside the squared error.
-
-    Theory is that of the linear VAE (docs/toy.md, 8): latent i lives if the i-th eigenvalue of the data's covariance is
-    above s^2, and the rate is the sum of log(l_i/s^2)/2 over those. A convolutional decoder is not linear.
+    A std s is the same as squared error with the KL weight beta = 2 s^2. Theory is that of the linear VAE (docs/toy.md,
+    8): latent i lives if the i-th eigenvalue of the data's covariance is above s^2, and the rate is the sum of
+    log(l_i/s^2)/2 over those. A convolutional decoder is not linear.
 
     Args:
         size: image side in pixels; set by the data.
         net: architecture; its own std is not used.
         std: the fixed stds, in [0, 1] units; the code is empty from the root of the data's largest eigenvalue on.
         images: training images that eigenvalues, rates and live latents are measured on.
-        budget: training images to see in all.
-        validate_every: images between measurements.
-        learning_rate: Adam's, after the warm-up.
-        warmup: share of the budget over which the learning rate rises from 0.
-        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
         rate_warmup: share of the budget over which the weight of the rate rises from 0 to 1.
-        seed: of the noise.
+        schedule: budget, validate_every, learning_rate, warmup, decay, seed.
 
     Raises:
         InputError: no std, one that is not positive, a posterior that is not Gaussian, or an argument out of range.
@@ -48,18 +43,12 @@ class CollapseModule(ToyModule):
         net: VAEConfig = VAEConfig(),  # noqa: B008 (frozen)
         std: list[float] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
         images: int = 4_000,
-        budget: int = 60_000,
-        validate_every: int = 20_000,
-        learning_rate: float = 1e-3,
-        warmup: float = 0.02,
-        decay: float = 0.5,
         rate_warmup: float = 0.1,
-        seed: int = 0,
+        **schedule,
     ) -> None:
         net.must_be_gaussian("collapse")
         std = sorted(std)
-        settings = {"size": size, "latents": net.latent, "std": std}
-        super().__init__(settings, budget, validate_every, learning_rate, warmup, decay, seed)
+        super().__init__({"size": size, "latents": net.latent, "std": std}, Schedule(**schedule))
         if not std or not 0 < std[0] <= std[-1] < float("inf"):
             raise InputError(f"collapse: std {std}: give at least one, each positive and finite")
         if images < 2 or not 0 <= rate_warmup <= 1:
@@ -74,8 +63,7 @@ class CollapseModule(ToyModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch["image"].to(torch.float32, memory_format=torch.channels_last) / 255
         noise = self.noise().normal(len(x), len(self.vaes), self.latents)
-        weight = min(1.0, self.progress / self.rate_warmup) if self.rate_warmup else 1.0
-        terms, loss = {}, 0.0
+        terms, loss, weight = {}, 0.0, warmed_up(self.progress, self.rate_warmup)
         for i, vae in enumerate(self.vaes):
             distortion, rate = self.terms(vae, x, noise[:, i])
             terms |= {f"distortion_{i}": distortion, f"rate_{i}": rate}
@@ -85,18 +73,18 @@ class CollapseModule(ToyModule):
         return loss  # a sum: the VAEs do not share parameters
 
     def terms(self, vae: VAE, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Distortion and rate in nats per image, (B,)."""
+        """Return distortion and rate in nats per image, (B,)."""
         q = vae.encode(x)
         distortion = -reduce(log_density(vae.decode(q.sample(noise)), x), "b c h w -> b", "sum")
         return distortion, reduce(kl_to_standard_normal(q), "b d -> b", "sum")
 
-    # What was found.
+    # Results.
 
     @torch.no_grad()
     def measured(self) -> dict[str, Tensor]:
-        """Live latents, (S,), rates, (S,), and squared errors a pixel, (S,), over training images; eigenvalues (k,)."""
+        """Measure training images: live latents, rates and squared errors a pixel, (S,) each, and eigenvalues, (k,)."""
         images = torch.cat([b["image"] for b in self.data.encode_dataloader(self.images)]).to(self.device)
-        found = {"live": [], "rate": [], "squared_error": []}
+        found = {"live": [], "rate": [], "squared_error": [], "eigenvalues": list(self.eigenvalues(images))}
         rng = generator(self.schedule.seed, EVAL_STREAM, device=self.device)
         for vae in self.vaes:
             means, rates, errors = [], [], []
@@ -110,22 +98,21 @@ class CollapseModule(ToyModule):
             found["live"].append((torch.cat(means).var(0) > 0.01).sum())
             found["rate"].append(torch.cat(rates).mean())
             found["squared_error"].append(torch.cat(errors).mean())
-        found["eigenvalues"] = list(self.eigenvalues(images))
         return {name: torch.stack(values).double().cpu() for name, values in found.items()}
 
     def eigenvalues(self, images: Tensor) -> Tensor:
-        """The largest of the covariance of uint8 images (N, C, H, W) in [0, 1] units, descending, (k,)."""
+        """Return the largest eigenvalues, descending, (k,), of the covariance of uint8 images (N, C, H, W) over 255."""
         if self.spectrum is None:
             flat = rearrange(images, "n c h w -> n (c h w)").float() / 255
             count = min(self.latents, len(flat) - 1)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # it starts from random directions
+                torch.manual_seed(0)  # pca_lowrank starts from random directions
                 singular = torch.pca_lowrank(flat, q=min(count + 20, *flat.shape), niter=10)[1][:count]
             self.spectrum = singular.double().square() / (len(flat) - 1)
         return self.spectrum
 
     def theory(self, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-        """Live latents and rates of the linear VAE, (S,) each."""
+        """Return live latents and rates of the linear VAE, (S,) each."""
         best = toy.directions(eigenvalues, self.std[:, None].double().square(), self.latents)
         return best.live.sum(-1).double(), best.rate.sum(-1)
 
@@ -153,4 +140,30 @@ class CollapseModule(ToyModule):
 
     def figures(self) -> dict[str, Figure]:
         found = self.measured()
-        return {"collapse": toy_figures.collapse(self.std, found["live"], found["rate"], found["eigenvalues"])}
+        return {"collapse": draw_collapse(self.std, found["live"], found["rate"], found["eigenvalues"])}
+
+
+@styled
+def draw_collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Figure:
+    """Draw live latents and rate over the fixed std: the linear VAE's as lines, convolutional VAEs as dots.
+
+    Args:
+        std: fixed stds, (S,).
+        live: latents with Var_x E[z|x] > 0.01, (S,).
+        rate: nats per image, (S,).
+        eigenvalues: of the data's covariance, the largest k, (k,).
+    """
+    line = torch.logspace(std.min().log10() - 0.1, std.max().log10() + 0.1, 400, dtype=torch.float64)
+    theory = toy.directions(eigenvalues, line[:, None].square(), len(eigenvalues))
+    figure, (left, right) = new(10.5, 4.0, 2)
+    left.plot(line, theory.live.sum(-1), color=INK, lw=1.4, label="data: eigenvalues > std²")
+    left.plot(std, live, "o", color=MEAN, ms=8, label="convolutional VAE")
+    left.set(xscale="log", xlabel="fixed std of every pixel", ylabel="live latents", ylim=(-1, 1.06 * len(eigenvalues)))
+    left.set_title("Latents die one by one as the std grows")
+    left.legend(loc="lower left")
+    right.plot(line, theory.rate.sum(-1), color=INK, lw=1.4, label="linear VAE: sum of log(l/std²)/2")
+    right.plot(std, rate, "o", color=SAMPLE, ms=8, label="convolutional VAE")
+    right.set(xscale="log", xlabel="fixed std of every pixel", ylabel="rate, nats per image")
+    right.set_title("What the code says of an image")
+    right.legend()
+    return figure

@@ -1,96 +1,27 @@
-"""The GAN stage in the toy: what its recipes share, and the denoiser of the linear VAE's draws.
+"""The denoiser of a linear VAE's draws, trained as a GAN.
 
-The terms are models/adversarial.py's. Axes: M members (problems x seeds), B batch, d data, k latents.
+Axes: M members (problems x seeds), B batch, d data, k latents.
 """
-
-from typing import Any
 
 import torch
 from einops import repeat
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.randomness import generator
-from models.gan.objective import AdversarialLoss, discriminator_objective, generator_objective
-from models.toys import figures as toy_figures
+from models.toys import draw_figures, linear_vae, vector_figures
 from models.toys import linear_gaussian as toy
-from models.toys import linear_vae
-from models.toys.ensemble import Duel, as_images
+from models.toys.duel import EVALUATION, Duel
 from models.toys.metrics import wasserstein_to_normal
 from models.toys.recipe import ToyModule, row
-
-EVALUATION = 2  # a stream of its own beside training's 0 and evaluation's 1
-
-
-class ToyAdversary(ToyModule):
-    """A recipe with a Duel or several, each of which has two optimizers and a moving average of its generator.
-
-    Three things decided whether the toys converge: a denoiser that starts as the identity, the penalty at every step
-    and a second moment of Adam that is averaged long (0.999). Without them it ends 3 to 10 times as far off.
-
-    Args:
-        settings: what a checkpoint must share with the config that goes on from it.
-        penalty_weight: gamma, the weight of both gradient penalties.
-    """
-
-    def __init__(self, settings: dict[str, Any], penalty_weight: float, *clock: Any) -> None:
-        super().__init__(settings, *clock)
-        if penalty_weight < 0:
-            raise InputError(f"toy GAN: penalty_weight {penalty_weight} must not be negative")
-        self.automatic_optimization = False
-        self.penalty_weight = penalty_weight
-
-    def average(self, network: nn.Module, steps: float = 100) -> AveragedModel:
-        """A moving average of a network, with a half-life in steps: longer, it averages over answers that differ."""
-        return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (1 / steps)))
-
-    def step(self, optimizer: Any, loss: Tensor) -> None:
-        """One optimiser step on a loss."""
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-
-    def adam(self, *networks: nn.Module) -> list[torch.optim.Optimizer]:
-        """One optimizer a network, with the momentum off, as the relativistic loss wants it."""
-        return [torch.optim.Adam(net.parameters(), self.schedule.learning_rate, betas=(0.0, 0.999)) for net in networks]
-
-    def play(
-        self,
-        duel: Duel,
-        optimizers: Any,
-        real: Tensor,
-        noise: Tensor,
-        condition: Tensor,
-        loss: AdversarialLoss = "relativistic",
-    ) -> dict[str, Tensor]:
-        """Take one step of D and one of G; the classic loss has no penalty here.
-
-        Args:
-            duel: the two networks.
-            optimizers: of G and of D.
-            real: what the data say under the condition, (M, B, D).
-            noise: (M, B, N).
-            condition: (M, B, C).
-            loss: what both play.
-        """
-        fake, x = as_images(duel.generator(noise, condition)), as_images(real)
-        penalty_weight = self.penalty_weight if loss == "relativistic" else 0.0
-        d_loss, d_terms = discriminator_objective(duel.judge, loss, x, fake, condition, penalty_weight)
-        self.step(optimizers[1], d_loss)
-
-        duel.discriminator.requires_grad_(False)
-        g_loss, g_terms = generator_objective(duel.judge, loss, x, fake, condition)
-        self.step(optimizers[0], g_loss)
-        duel.discriminator.requires_grad_(True)
-        return {"d_loss": d_terms["d_loss"], **g_terms}
+from models.training.schedule import Schedule
 
 
-class ToyGANModule(ToyAdversary):
-    """The denoiser of a linear VAE that stands at its optimum, with sigma fixed: x ~ N(0, S), a duel for every member.
+class ToyGANModule(ToyModule):
+    """The denoiser of a linear VAE at its optimum, with a fixed sigma: x ~ N(0, S), one GAN for every member.
 
-    G(x~, mu) = mu + sigma g(eps, mu), D sees ((x - mu)/sigma, mu). Its samples should have the data's law.
+    G(x~, mu) = mu + sigma g(eps, mu); D sees ((x - mu)/sigma, mu). Samples of G should be distributed as the data.
 
     Args:
         latents: k, at most d.
@@ -99,13 +30,11 @@ class ToyGANModule(ToyAdversary):
         width: units of each hidden layer of both networks.
         depth: hidden layers.
         penalty_weight: gamma, the weight of both gradient penalties.
-        budget: draws of x to see in all.
-        validate_every: draws between measurements.
-        learning_rate: Adam's, after the warm-up.
-        warmup: share of the budget over which the learning rate rises from 0.
-        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
         count: samples to measure with.
-        seed: of the start and of the noise.
+        schedule: budget, validate_every, learning_rate (of both networks), warmup, decay, seed.
+
+    Raises:
+        InputError: an argument out of range.
     """
 
     def __init__(
@@ -116,22 +45,21 @@ class ToyGANModule(ToyAdversary):
         width: int = 64,
         depth: int = 2,
         penalty_weight: float = 3.0,
-        budget: int = 1_024_000,
-        validate_every: int = 256_000,
-        learning_rate: float = 1e-3,
-        warmup: float = 0.01,
-        decay: float = 0.7,
         count: int = 100_000,
-        seed: int = 0,
+        **schedule,
     ) -> None:
         std = list(std)
         settings = {"latents": latents, "std": std, "seeds": seeds, "width": width, "depth": depth}
-        clock = (budget, validate_every, learning_rate, warmup, decay, seed)
-        super().__init__(settings, penalty_weight, *clock)
+        super().__init__(settings, Schedule(**schedule))
         toy.valid_std(torch.tensor(std))
-        if min(seeds, width, depth, count) < 1 or not std:
-            raise InputError("toy GAN: seeds, width, depth, count and the number of stds must be at least 1")
+        if min(seeds, width, depth, count) < 1 or not std or penalty_weight < 0:
+            raise InputError(
+                f"toy GAN: seeds, width, depth, count and the number of stds must be at least 1, penalty_weight "
+                f"({penalty_weight}) not negative"
+            )
+        self.automatic_optimization = False
         self.latents, self.count, self.width, self.depth = latents, count, width, depth
+        self.penalty_weight = penalty_weight
         self.std = torch.tensor(std).repeat_interleave(seeds)  # (M,)
 
     def setup(self, stage: str) -> None:
@@ -144,54 +72,52 @@ class ToyGANModule(ToyAdversary):
         self.register_buffer("sigma", self.std[:, None, None], persistent=False)
         self.scale = covariance.diagonal().mean().sqrt().item()
         rng, d = torch.Generator().manual_seed(self.schedule.seed), len(covariance)
-        self.duel = Duel(members, d, d, d, self.width, self.depth, rng, skip=True)
-        self.ema = self.average(self.duel.generator)
+        shape = {"members": members, "width": self.width, "depth": self.depth, "generator": rng}
+        self.duel = Duel(d, d, d, skip=True, penalty_weight=self.penalty_weight, **shape)
 
-    def condition(self, z: Tensor) -> Tensor:
-        """mu(z), (M, B, d)."""
+    def mean(self, z: Tensor) -> Tensor:
+        """Return mu(z), (M, B, d), for codes (M, B, k)."""
         return torch.einsum("m d k, m b k -> m b d", self.decoder_matrix, z)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x, rng = repeat(batch["x"].float(), "b d -> m b d", m=len(self.std)), self.noise()
         noise = rng.normal(x.shape[1], len(x), self.latents).transpose(0, 1)
         z = torch.einsum("m k d, m b d -> m b k", self.encoder_matrix, x) + self.posterior_std[:, None] * noise
-        mean = self.condition(z)
+        mean = self.mean(z)
         eps = rng.normal(x.shape[1], len(x), x.shape[2]).transpose(0, 1)
-        terms = self.play(self.duel, self.optimizers(), (x - mean) / self.sigma, eps, mean / self.scale)
-        self.ema.update_parameters(self.duel.generator)
-        self.count_images(batch)
-        self.log_terms("train", terms)
+        d, g = self.duel.train_step(self, self.optimizers(), (x - mean) / self.sigma, eps, mean / self.scale)
+        self.count_images(batch, g.skipped)
+        self.log_terms("train", d.terms | g.terms)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return self.adam(self.duel.generator, self.duel.discriminator)
+        return self.duel.optimizers(self.schedule.learning_rate)
 
-    # What was found.
+    # Results.
 
     @torch.no_grad()
     def draw(self) -> dict[str, Tensor]:
-        """Means, samples and denoised for z ~ N(0, I), each (M, count, d)."""
+        """Return means, samples and denoised samples for z ~ N(0, I), each (M, count, d)."""
         rng = generator(self.schedule.seed, EVALUATION, device=self.device)
         members, d = self.decoder_matrix.shape[:2]
-        mean = self.condition(torch.randn(members, self.count, self.latents, generator=rng))
+        mean = self.mean(torch.randn(members, self.count, self.latents, generator=rng))
         eps = torch.randn(members, self.count, d, generator=rng)
         pieces = zip(eps.split(10_000, 1), mean.split(10_000, 1), strict=True)
-        residual = torch.cat([self.ema.module(e, m / self.scale) for e, m in pieces], 1)
+        residual = torch.cat([self.duel.ema.module(e, m / self.scale) for e, m in pieces], 1)
         return {"means": mean, "samples": mean + self.sigma * eps, "denoised": mean + self.sigma * residual}
 
     def spectra(self) -> dict[str, Tensor]:
-        """Eigenvalues, descending, of the covariances of the draws, each (M, d)."""
+        """Return the eigenvalues, descending, of the covariances of the draws, each (M, d)."""
         return {name: linear_vae.spectrum(covariance_of(values)) for name, values in self.draw().items()}
 
     def errors(self) -> dict[str, Tensor]:
-        """By name, (M,): W1 above exact samples', over t (d = 1), or the worst relative error of an eigenvalue."""
-        values, drawn = linear_vae.spectrum(self.covariance), self.draw()
+        """Return by name, (M,), W1 above that of exact samples, over t (d = 1), or the worst relative eigenvalue."""
+        values = linear_vae.spectrum(self.covariance)
         if len(values) == 1:
             t = values[0].sqrt().item()
             rng = generator(self.schedule.seed, EVALUATION, 1, device=self.device)
             exact = wasserstein_to_normal(t * torch.randn(self.count, generator=rng), t)
-            return {name: (wasserstein_to_normal(x[..., 0], t) - exact) / t for name, x in drawn.items()}
-        spectra = {name: linear_vae.spectrum(covariance_of(x)) for name, x in drawn.items()}
-        return {name: (s / values - 1).abs().amax(-1) for name, s in spectra.items()}
+            return {name: (wasserstein_to_normal(x[..., 0], t) - exact) / t for name, x in self.draw().items()}
+        return {name: (s / values - 1).abs().amax(-1) for name, s in self.spectra().items()}
 
     def metrics(self) -> dict[str, float]:
         kind = "excess_wasserstein" if len(self.covariance) == 1 else "max_eigenvalue_error"
@@ -199,8 +125,8 @@ class ToyGANModule(ToyAdversary):
 
     def table(self) -> str:
         one = len(self.covariance) == 1
-        what = "Wasserstein distance to N(0, t^2) above that of exact samples, over t" if one else "eigenvalues"
-        lines = [f"{what}; {self.count:,} draws, {len(self.std)} members; data {row(self.covariance.diagonal())}"]
+        measure = "Wasserstein distance to N(0, t^2) above that of exact samples, over t" if one else "eigenvalues"
+        lines = [f"{measure}; {self.count:,} draws, {len(self.std)} members; data {row(self.covariance.diagonal())}"]
         errors, spectra = self.errors(), self.spectra()
         lines.append(f"{'data, spectrum':>28} {row(linear_vae.spectrum(self.covariance))}")
         for i, std in enumerate(self.std.tolist()):
@@ -209,18 +135,18 @@ class ToyGANModule(ToyAdversary):
         return "\n".join(lines + [f"{name:>38} {value:.3g}" for name, value in self.metrics().items()])
 
     def figures(self) -> dict[str, Figure]:
-        drawn = self.draw()
         if len(self.covariance) == 1:
             t = self.covariance[0, 0].sqrt().item()
-            first = list(range(0, len(self.std), self.settings["seeds"]))
-            return {"denoised": toy_figures.denoised(t, self.std[first], {n: x[first, :, 0] for n, x in drawn.items()})}
+            first = slice(None, None, self.settings["seeds"])  # one member of each sigma
+            drawn = {name: x[first, :, 0] for name, x in self.draw().items()}
+            return {"denoised": draw_figures.denoised(t, self.std[first], drawn)}
         values = linear_vae.spectrum(self.covariance)
-        s = {name: linear_vae.spectrum(covariance_of(x))[0] for name, x in drawn.items()}
+        s = {name: spectrum[0] for name, spectrum in self.spectra().items()}
         noise = self.std[0].square()
-        return {"spectra": toy_figures.spectra(values, s["means"], s["samples"], noise, s["denoised"])}
+        return {"spectra": vector_figures.spectra(values, s["means"], s["samples"], noise, s["denoised"])}
 
 
 def covariance_of(values: Tensor) -> Tensor:
-    """Second moments about 0 of (M, B, d), in float64: (M, d, d)."""
+    """Return the second moments about 0 of (M, B, d) in float64, (M, d, d)."""
     values = values.double()
     return values.mT @ values / values.shape[-2]

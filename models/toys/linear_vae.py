@@ -1,7 +1,7 @@
-"""The toy-Gaussian laboratory's mathematics in d dimensions: linear VAEs with matrices, every optimum in closed form.
+"""Closed forms of linear VAEs with matrices in d dimensions: the ELBO, its optimum, and a learned shared sigma.
 
 x ~ N(0, S), q(z|x) = N(A x, V), p(x|z) = N(C z, diag noise_variance), prior z ~ N(0, I).
-Numbers in square brackets, [1] to [11], are the results as docs/toy.md counts them. Everything is in nats.
+Numbers in square brackets, [1] to [11], are the results of docs/toy.md. Rates and losses are in nats.
 Axes: d data dimensions, k latents; matrices broadcast over leading axes.
 """
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.gaussian import soft_floor
-from models.toys.linear_gaussian import as_float, directions, require, require_latents, valid_beta, valid_kl_weight
+from models.toys.linear_gaussian import as_float, directions, require, require_latents, valid_kl_weight
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -45,13 +44,13 @@ class LinearEncoder:
             )
         variances = self.covariance
         if variances.shape == full:
-            _require_symmetric("posterior covariance", variances)
+            require_symmetric("posterior covariance", variances)
             variances = variances.diagonal(dim1=-2, dim2=-1)
         require("posterior variance", variances, variances > 0, "give values > 0")
 
     @property
     def full_covariance(self) -> Tensor:
-        """V as a matrix, (..., k, k)."""
+        """Return V as a matrix, (..., k, k)."""
         return torch.diag_embed(self.covariance) if self.covariance.ndim < self.matrix.ndim else self.covariance
 
 
@@ -78,17 +77,17 @@ class LinearDecoder:
 
     @property
     def pixel_variance(self) -> Tensor:
-        """sigma^2 at each pixel, (..., d), also when it is shared."""
+        """Return sigma^2 at each pixel, (..., d), also if it is shared."""
         return self.noise_variance + torch.zeros_like(self.matrix[..., 0])
 
     @property
     def mean_covariance(self) -> Tensor:
-        """Cov of the mean images for z ~ N(0, I) = C C^T, (..., d, d)."""
+        """Return C C^T, (..., d, d), the covariance of the mean images for z ~ N(0, I)."""
         return self.matrix @ self.matrix.mT
 
     @property
     def sample_covariance(self) -> Tensor:
-        """Cov of the true samples for z ~ N(0, I) = C C^T + diag sigma^2, (..., d, d)."""
+        """Return C C^T + diag sigma^2, (..., d, d), the covariance of the true samples for z ~ N(0, I)."""
         return self.mean_covariance + torch.diag_embed(self.pixel_variance)
 
 
@@ -101,14 +100,6 @@ class Elbo:
 
 
 @dataclass(frozen=True)
-class Conditional:
-    """What the data are given the code, z ~ q(z): E[x|z] = matrix z, matrix (..., d, k), and Cov[x|z] (..., d, d)."""
-
-    matrix: Tensor
-    covariance: Tensor
-
-
-@dataclass(frozen=True)
 class NoiseRange:
     """The shared noise variances that minimise the objective: all of [low, high]; one alone when low = high."""
 
@@ -116,10 +107,11 @@ class NoiseRange:
     high: Tensor
 
 
-# --- what is refused, and helpers
+# --- checks and helpers
 
 
-def _require_symmetric(name: str, matrix: Tensor) -> None:
+def require_symmetric(name: str, matrix: Tensor) -> None:
+    """Raise an InputError unless the matrix, (..., n, n), is square, finite and symmetric up to rounding."""
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise InputError(f"toy Gaussian: {name} of shape {tuple(matrix.shape)}; give a square matrix")
     if not matrix.isfinite().all():
@@ -130,78 +122,59 @@ def _require_symmetric(name: str, matrix: Tensor) -> None:
 
 
 def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., d), descending, and eigenvectors (..., d, d) in columns, of a positive semi-definite matrix."""
-    _require_symmetric("covariance", covariance)
+    """Return eigenvalues (..., d), descending, and eigenvectors (..., d, d) in columns, of a covariance matrix."""
+    require_symmetric("covariance", covariance)
     values, vectors = torch.linalg.eigh(covariance)
     lowest = -100 * torch.finfo(values.dtype).eps * values[..., -1:].clamp(min=0)
     require("eigenvalue of the covariance", values, values >= lowest, "give a positive semi-definite matrix")
     return values.flip(-1).clamp(min=0), vectors.flip(-1)
 
 
-def _trace(matrix: Tensor) -> Tensor:
+def trace(matrix: Tensor) -> Tensor:
+    """Return the trace of (..., n, n), (...)."""
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def spectrum(covariance: Tensor) -> Tensor:
-    """Eigenvalues of a covariance matrix (..., d, d), descending, (..., d)."""
+    """Return the eigenvalues, (..., d) and descending, of a covariance matrix (..., d, d)."""
     return _eigh(covariance)[0]
 
 
-# --- d dimensions: losses
+# --- losses
 
 
 def aggregate_covariance(encoder: LinearEncoder, covariance: Tensor) -> Tensor:
-    """[6] Cov of q(z) = A S A^T + V, (..., k, k): the identity at every optimum."""
-    _require_symmetric("covariance", covariance)
+    """[6] Return A S A^T + V, (..., k, k), the covariance of q(z): the identity at every optimum."""
+    require_symmetric("covariance", covariance)
     return encoder.matrix @ covariance @ encoder.matrix.mT + encoder.full_covariance
 
 
 def residual_covariance(encoder: LinearEncoder, decoder_matrix: Tensor, covariance: Tensor) -> Tensor:
-    """E[(C z - x)(C z - x)^T] = (I - C A) S (I - C A)^T + C V C^T with z ~ q(z|x), (..., d, d)."""
-    _require_symmetric("covariance", covariance)
+    """Return E[(C z - x)(C z - x)^T] = (I - C A) S (I - C A)^T + C V C^T with z ~ q(z|x), (..., d, d)."""
+    require_symmetric("covariance", covariance)
     bias = torch.eye(covariance.shape[-1]).to(covariance) - decoder_matrix @ encoder.matrix
     return bias @ covariance @ bias.mT + decoder_matrix @ encoder.full_covariance @ decoder_matrix.mT
 
 
 def rate(encoder: LinearEncoder, covariance: Tensor) -> Tensor:
-    """E[KL(q(z|x) to p(z))] = (tr(A S A^T + V) - log det V - k)/2, (...), in nats."""
+    """Return E[KL(q(z|x) to p(z))] = (tr(A S A^T + V) - log det V - k)/2, (...), in nats."""
     q = encoder.full_covariance
-    return 0.5 * (_trace(aggregate_covariance(encoder, covariance)) - torch.logdet(q) - q.shape[-1])
-
-
-def matrix_loss(encoder: LinearEncoder, decoder_matrix: Tensor, covariance: Tensor, beta: Tensor | float) -> Tensor:
-    """[8] E|C z - x|^2 + beta E[KL], (...): `loss` in d dimensions, with A (k, d), V and C (d, k)."""
-    squared_error = _trace(residual_covariance(encoder, decoder_matrix, covariance))
-    return squared_error + valid_beta(beta) * rate(encoder, covariance)
+    return 0.5 * (trace(aggregate_covariance(encoder, covariance)) - torch.logdet(q) - q.shape[-1])
 
 
 def elbo(encoder: LinearEncoder, decoder: LinearDecoder, covariance: Tensor) -> Elbo:
-    """[4, 8, 9, 10] distortion = sum_i (R_ii/sigma_i^2 + log(2 pi sigma_i^2))/2, R the `residual_covariance`; rate."""
+    """[4, 8, 9, 10] Return distortion = sum_i (R_ii/sigma_i^2 + log(2 pi sigma_i^2))/2, R the `residual_covariance`."""
     residual = residual_covariance(encoder, decoder.matrix, covariance).diagonal(dim1=-2, dim2=-1)
     noise = decoder.pixel_variance
     return Elbo(0.5 * (residual / noise + noise.log() + LOG_2PI).sum(-1), rate(encoder, covariance))
 
 
-def negative_log_likelihood(decoder: LinearDecoder, covariance: Tensor) -> Tensor:
-    """[10] E[-log p(x)] = (d log(2 pi) + log det M + tr(M^-1 S))/2 with M = C C^T + diag sigma^2, (...), in nats."""
-    _require_symmetric("covariance", covariance)
-    model = decoder.sample_covariance
-    return 0.5 * (model.shape[-1] * LOG_2PI + torch.logdet(model) + _trace(torch.linalg.solve(model, covariance)))
-
-
-def noise_above_floor(logstd: Tensor, floor: float) -> Tensor:
-    """[10] sigma^2 = exp(2 soft_floor(logstd, log floor)) of a free parameter: sigma > floor, with a gradient."""
-    if not floor > 0:
-        raise InputError(f"toy Gaussian: floor = {floor:g} on sigma; give a floor > 0")
-    return (2 * soft_floor(logstd, math.log(floor))).exp()
-
-
-# --- d dimensions: closed forms
+# --- optima
 
 
 def _whitened(covariance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """diag(1/sigma) S diag(1/sigma), (..., d, d), and sigma at each pixel, (..., d)."""
-    _require_symmetric("covariance", covariance)
+    """Return diag(1/sigma) S diag(1/sigma), (..., d, d), and sigma at each pixel, (..., d)."""
+    require_symmetric("covariance", covariance)
     require("noise variance", noise, noise > 0, "give values > 0")
     std = (noise + torch.zeros_like(covariance[..., 0])).sqrt()
     return covariance / (std[..., :, None] * std[..., None, :]), std
@@ -210,10 +183,10 @@ def _whitened(covariance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def best_vae(
     covariance: Tensor, noise_variance: Tensor | float, latents: int, kl_weight: float = 1.0
 ) -> tuple[LinearEncoder, LinearDecoder]:
-    """[8, 10] The global optimum over A, V and C for a fixed sigma: `directions` of diag(1/sigma) S diag(1/sigma).
+    """[8, 10] Return the optimum over A, V and C for a fixed sigma: `directions` of diag(1/sigma) S diag(1/sigma).
 
-    With eigenvectors U of that matrix, C = diag(sigma) U diag(c), A = diag(a) U^T diag(1/sigma), V = diag(b^2). Any
-    rotation of the latents is as good, but V is then full; latents past the d-th are dead.
+    With eigenvectors U of that matrix, C = diag(sigma) U diag(c), A = diag(a) U^T diag(1/sigma), V = diag(b^2). Every
+    rotation of the latents is an optimum too, with a full V. Latents past the d-th are dead.
 
     Args:
         covariance: S, (d, d).
@@ -234,9 +207,9 @@ def best_vae(
 
 
 def best_encoder(decoder: LinearDecoder, kl_weight: float = 1.0) -> LinearEncoder:
-    """The optimal encoder of a given decoder: V = (I + C^T N^-1 C/w)^-1 and A = V C^T N^-1/w, N = diag sigma^2.
+    """Return the optimal encoder of a decoder: V = (I + C^T N^-1 C/w)^-1 and A = V C^T N^-1/w, N = diag sigma^2.
 
-    For the KL weight w = 1 it is the true posterior, where the ELBO is tight: it equals -log p(x).
+    With the KL weight w = 1 it is the true posterior, and the ELBO equals -log p(x).
     """
     scaled = decoder.matrix.mT / decoder.pixel_variance[..., None, :] / valid_kl_weight(kl_weight)  # (..., k, d)
     identity = torch.eye(decoder.matrix.shape[-1]).to(scaled)
@@ -246,10 +219,10 @@ def best_encoder(decoder: LinearDecoder, kl_weight: float = 1.0) -> LinearEncode
 
 
 def best_objective(covariance: Tensor, noise_variance: Tensor | float, latents: int, kl_weight: float = 1.0) -> Tensor:
-    """[9, 10] min over A, V and C of distortion + w rate as a function of sigma alone, (...), in nats.
+    """[9, 10] Return the minimum over A, V and C of distortion + w rate, a function of sigma alone, (...), in nats.
 
     sum_i (squared_error_i + log(2 pi sigma_i^2))/2 + w rate_i over the `directions` of diag(1/sigma) S diag(1/sigma).
-    Shared sigma: convex in log sigma. Differentiable, so that a factor analysis is a descent on log sigma alone.
+    Convex in the log of a shared sigma. Differentiable: a factor analysis is a descent on log sigma alone.
 
     Args:
         covariance: S, (d, d).
@@ -262,34 +235,27 @@ def best_objective(covariance: Tensor, noise_variance: Tensor | float, latents: 
     return (0.5 * (best.squared_error + LOG_2PI) + std.log() + kl_weight * best.rate).sum(-1)
 
 
-def best_shared_noise(
-    eigenvalues: Tensor,
-    latents: int,
-    kl_weight: float = 1.0,
-    floor: float = 0.0,
-    allow_kl_weight: bool = False,
-) -> NoiseRange:
-    """[9] The learned shared sigma^2 that minimises distortion + w rate: (sum of dead l_i)/(d - w n_live).
+def best_shared_noise(eigenvalues: Tensor, latents: int, kl_weight: float = 1.0, floor: float = 0.0) -> NoiseRange:
+    """[9] Return the learned shared sigma^2 that minimises distortion + w rate: (sum of dead l_i)/(d - w n_live).
 
-    n_live counts the k largest l_i above w sigma^2. KL weight 1: the mean of the discarded eigenvalues, and with
-    k = d a flat valley, every sigma^2 up to the smallest eigenvalue. With k = d, w < 1 runs away to sigma = 0, which
-    the floor alone stops, and w > 1 collapses latents: all of them once w >= max l/mean l, in one dimension always.
-    The objective is convex in log sigma, so nothing else is a minimum, and past a floor the floor is the optimum.
+    n_live counts those of the k largest l_i that are above w sigma^2. With KL weight 1 it is the mean of the discarded
+    eigenvalues; with k = d every sigma^2 up to the least eigenvalue is as good (a flat valley). With k = d, w < 1
+    sends sigma to 0, where only the floor stops it, and w > 1 collapses latents, all of them from w = max l/mean l on.
+    The objective is convex in log sigma: there is no other minimum, and above the optimum a floor is the optimum.
 
     Args:
         eigenvalues: variances l of the data along their principal directions, (d,).
         latents: k <= d.
         kl_weight: w; 1 is the ELBO.
         floor: lowest sigma allowed (a std, not a variance).
-        allow_kl_weight: ask for a KL weight other than 1.
 
     Raises:
-        InputError: k > d, a negative eigenvalue or floor, or a KL weight other than 1 that was not asked for.
+        InputError: k > d, a negative eigenvalue or floor, or a KL weight <= 0.
     """
     d = len(eigenvalues)
     require("eigenvalue", eigenvalues, (eigenvalues >= 0) & eigenvalues.isfinite(), "give finite values >= 0")
     require_latents(latents, d)
-    require_kl_weight(kl_weight, allow_kl_weight)
+    valid_kl_weight(kl_weight)
     lowest = as_float(floor).square().to(eigenvalues)
     require("floor on sigma", as_float(floor), as_float(floor) >= 0, "give a floor >= 0")
     ordered = eigenvalues.sort(descending=True).values
@@ -305,78 +271,8 @@ def best_shared_noise(
 
 
 def require_kl_weight(kl_weight: float, allowed: bool = False) -> None:
-    """[9] Refuse a KL weight other than 1 beside a learned sigma, unless the experiment asks for it.
-
-    Raises:
-        InputError: such a weight, with the reason.
-    """
+    """[9] Raise an InputError for a KL weight other than 1 with a learned sigma, unless the experiment asks for it."""
     if valid_kl_weight(kl_weight) != 1 and not allowed:
         drift = "sigma runs to its floor" if kl_weight < 1 else "latents collapse"
         reason = f"KL weight = {kl_weight:g} with a learned sigma: {drift}, since sigma already sets the trade-off"
         raise InputError(f"toy Gaussian: {reason}; keep the weight at 1, fix sigma, or ask for this experiment")
-
-
-# --- factor analysis
-
-
-def em_step(decoder: LinearDecoder, covariance: Tensor, floor: float = 0.0, shared: bool = False) -> LinearDecoder:
-    """[9, 10] One EM step of factor analysis (shared: of probabilistic PCA); the likelihood never falls.
-
-    With A, V = `best_encoder` and Q = A S A^T + V: C <- S A^T Q^-1, sigma_i^2 <- max(floor^2, (S - C A S)_ii), which is
-    the exact maximum under the constraint sigma >= floor.
-
-    Args:
-        decoder: the current C (d, k) and sigma^2.
-        covariance: S, (d, d).
-        floor: lowest sigma allowed; 0 is unsafe, most random covariances send some sigma_i to it (a Heywood case).
-        shared: one sigma^2 for all pixels.
-
-    Raises:
-        InputError: more latents than dimensions, or a covariance that is not symmetric.
-    """
-    require_latents(decoder.matrix.shape[-1], decoder.matrix.shape[-2])
-    encoder = best_encoder(decoder)
-    across = covariance @ encoder.matrix.mT  # (d, k)
-    matrix = torch.linalg.solve(aggregate_covariance(encoder, covariance), across, left=False)
-    noise = (covariance - matrix @ across.mT).diagonal(dim1=-2, dim2=-1)
-    return LinearDecoder(matrix, (noise.mean(-1) if shared else noise).clamp(min=floor**2))
-
-
-def marginal_variance_gap(encoder: LinearEncoder, decoder: LinearDecoder, covariance: Tensor) -> Tensor:
-    """[10] Var_z[mu_i] + sigma_i^2 - Var_data[x_i] per pixel with z ~ q(z), (..., d): the marginal variance law.
-
-    At an optimum it is 0 at every pixel off the floor, and positive at the floor, which holds sigma above its wish.
-    """
-    q, matrix = aggregate_covariance(encoder, covariance), decoder.matrix
-    mean_variance = (matrix @ q * matrix).sum(-1)
-    return mean_variance + decoder.pixel_variance - covariance.diagonal(dim1=-2, dim2=-1)
-
-
-# --- the ideal denoiser
-
-
-def conditional_moments(encoder: LinearEncoder, covariance: Tensor) -> Conditional:
-    """[11] E[x|z] = S A^T Q^-1 z and Cov[x|z] = S - S A^T Q^-1 A S with z ~ q(z|x), Q = A S A^T + V.
-
-    Of a converged decoder C is that matrix; learned, sigma_i^2 off the floor is that covariance's diagonal and a shared
-    sigma^2 is the diagonal's mean. A fixed sigma^2 is its eigenvalue in live directions only: l_i in dead ones.
-    """
-    across = covariance @ encoder.matrix.mT  # (..., d, k)
-    matrix = torch.linalg.solve(aggregate_covariance(encoder, covariance), across, left=False)
-    return Conditional(matrix, covariance - matrix @ across.mT)
-
-
-def ideal_denoiser(noise_variance: Tensor, conditional_covariance: Tensor) -> Tensor:
-    """[11] T in the ideal denoiser G = mu + T (x~ - mu): symmetric, T diag(sigma^2) T = Cov[x|z], (d, d).
-
-    T = N^-1/2 (N^1/2 Cov N^1/2)^1/2 N^-1/2 with N = diag sigma^2. Many maps give G the law of x given z; this one moves
-    x~ the least (optimal transport). Then E_eps[G] = mu, and Var_eps[G] = sigma^2 at each pixel where sigma is learned.
-
-    Args:
-        noise_variance: sigma^2, shared () or per pixel (d,), > 0.
-        conditional_covariance: Cov[x|z], (d, d).
-    """
-    std = noise_variance.expand(conditional_covariance.shape[:-1]).sqrt()
-    outer = std[:, None] * std
-    values, vectors = _eigh(conditional_covariance * outer)
-    return (vectors * values.sqrt()) @ vectors.mT / outer

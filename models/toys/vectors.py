@@ -3,7 +3,6 @@
 Axes: W trials, B batch, d data, k latents.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,35 +11,32 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density
-from models.toys import figures as toy_figures
+from models.toys import factor_analysis as fa
 from models.toys import linear_gaussian as toy
-from models.toys import linear_vae
+from models.toys import linear_vae, vector_figures
 from models.toys.recipe import ToyModule, row
+from models.training.schedule import Schedule
 
 
 class ToyVectorsModule(ToyModule):
     """Linear VAEs with full matrices on x ~ N(0, S): A (k, d), V = diag(exp(2 s)), C (d, k) and sigma, many at once.
 
-    A trial is one sigma (fixed, or where it starts) and one KL weight; a list of one goes with all of the other.
+    A trial is one sigma (fixed, or its start) and one KL weight; a list of one entry serves all trials.
 
     Args:
         latents: k, at most d.
         sigma: fixed; or learned, shared by all pixels or one for each pixel.
-        std: sigma, or what it starts from, one a trial.
-        kl_weight: w in distortion + w rate, one a trial.
+        std: sigma, or its start, one for each trial.
+        kl_weight: w in distortion + w rate, one for each trial.
         allow_kl_weight: ask for KL weights other than 1 with a learned sigma.
-        floor: lowest sigma, kept by a soft floor where sigma is learned.
+        floor: lowest sigma, a soft floor, if sigma is learned.
         loss: integrated, or sampled: reparameterised draws in minibatches.
-        budget: draws of x to see in all, which is also the clock of the integrated loss.
-        validate_every: draws between measurements.
-        learning_rate: Adam's, after the warm-up.
-        warmup: share of the budget over which the learning rate rises from 0.
-        decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
-        seed: of the start and of the noise.
+        schedule: budget, validate_every, learning_rate, warmup, decay, seed; draws of x are also the clock of the
+            integrated loss.
 
     Raises:
-        InputError: lists of different lengths, a sigma or weight out of range, k > d, or a KL weight other than 1 with
-            a learned sigma that was not asked for.
+        InputError: lists of different lengths, a value out of range, k > d, or a KL weight other than 1 with a learned
+            sigma that was not asked for.
     """
 
     def __init__(
@@ -52,23 +48,12 @@ class ToyVectorsModule(ToyModule):
         allow_kl_weight: bool = False,
         floor: float = 0.01,
         loss: Literal["integrated", "sampled"] = "integrated",
-        budget: int = 768_000,
-        validate_every: int = 76_800,
-        learning_rate: float = 0.03,
-        warmup: float = 0.0,
-        decay: float = 0.8,
-        seed: int = 0,
+        **schedule,
     ) -> None:
         std, kl_weight = list(std), list(kl_weight)
-        settings = {
-            "latents": latents,
-            "sigma": sigma,
-            "std": std,
-            "kl_weight": kl_weight,
-            "floor": floor,
-            "loss": loss,
-        }
-        super().__init__(settings, budget, validate_every, learning_rate, warmup, decay, seed)
+        names = ("latents", "sigma", "std", "kl_weight", "floor", "loss")
+        settings = {name: value for name, value in locals().items() if name in names}
+        super().__init__(settings, Schedule(**schedule))
         trials = max(len(std), len(kl_weight))
         if {len(std), len(kl_weight)} - {1, trials}:
             raise InputError(
@@ -80,7 +65,7 @@ class ToyVectorsModule(ToyModule):
         if sigma != "fixed" and not 0 < floor < min(std):
             raise InputError(f"toy vectors: floor {floor}: give a value between 0 and the least std {min(std)}")
         self.latents, self.sigma, self.floor, self.loss = latents, sigma, floor, loss
-        self.judge: linear_vae.LinearDecoder | None = None
+        self.em: linear_vae.LinearDecoder | None = None
         self.start = torch.tensor(std * (trials // len(std)), dtype=torch.float64)  # (W,)
         self.kl_weight = torch.tensor(kl_weight * (trials // len(kl_weight)), dtype=torch.float64)  # (W,)
 
@@ -96,24 +81,24 @@ class ToyVectorsModule(ToyModule):
         self.decoder_matrix = nn.Parameter(normal(1, d, k).repeat(trials, 1, 1))
         self.posterior_logstd = nn.Parameter(torch.full((trials, k), -0.5, dtype=torch.float64))
         per_pixel = d if self.sigma == "pixel" else 1
-        # The inverse of the soft floor, so that sigma starts where it is told to.
+        # The inverse of the soft floor: sigma starts at std.
         start = self.start if self.sigma == "fixed" else self.floor * torch.expm1((self.start / self.floor).log())
         self.noise_logstd = nn.Parameter(start.log()[:, None].repeat(1, per_pixel), self.sigma != "fixed")
 
-    # Loss terms and training.
+    # Training.
 
     def encoder(self) -> linear_vae.LinearEncoder:
-        """q(z|x) of every trial."""
+        """Return q(z|x) of every trial."""
         return linear_vae.LinearEncoder(self.encoder_matrix, (2 * self.posterior_logstd).exp())
 
     def decoder(self) -> linear_vae.LinearDecoder:
-        """p(x|z) of every trial, with sigma^2 (W, d)."""
+        """Return p(x|z) of every trial, with sigma^2 (W, d)."""
         fixed = self.sigma == "fixed"
-        noise = (2 * self.noise_logstd).exp() if fixed else linear_vae.noise_above_floor(self.noise_logstd, self.floor)
+        noise = (2 * self.noise_logstd).exp() if fixed else fa.noise_above_floor(self.noise_logstd, self.floor)
         return linear_vae.LinearDecoder(self.decoder_matrix, noise.expand(-1, self.decoder_matrix.shape[1]))
 
     def sampled(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Distortion and rate over draws x (B, d) and noise (B, W, k), each (B, W)."""
+        """Return distortion and rate for draws x (B, d) and noise (B, W, k), each (B, W)."""
         q = Gaussian(torch.einsum("w k d, b d -> b w k", self.encoder_matrix, x), self.posterior_logstd)
         mean = torch.einsum("w d k, b w k -> b w d", self.decoder_matrix, q.sample(noise))
         p = Gaussian(mean, 0.5 * self.decoder().noise_variance.log())
@@ -130,24 +115,23 @@ class ToyVectorsModule(ToyModule):
         self.log_terms("train", {"distortion": distortion, "rate": rate})
         return (distortion + self.kl_weight * rate).sum()
 
-    # What was found.
+    # Results.
 
     def spectra(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Eigenvalues, descending, of the data (d,), and of means and samples of every trial, (W, d)."""
+        """Return the eigenvalues, descending, of the data (d,), and of means and samples of every trial, (W, d)."""
         decoder = self.decoder()
         means, samples = (linear_vae.spectrum(s) for s in (decoder.mean_covariance, decoder.sample_covariance))
         return linear_vae.spectrum(self.covariance), means, samples
 
     def expected_noise(self) -> list[linear_vae.NoiseRange]:
-        """The shared sigma^2 that theory allows in each trial."""
-        values, floor = linear_vae.spectrum(self.covariance), self.floor
+        """Return the shared sigma^2 that theory allows in each trial."""
         if self.sigma == "fixed":
             return [linear_vae.NoiseRange(v, v) for v in self.start.square()]
-        weights = self.kl_weight.tolist()
-        return [linear_vae.best_shared_noise(values, self.latents, w, floor, allow_kl_weight=True) for w in weights]
+        values, weights = linear_vae.spectrum(self.covariance), self.kl_weight.tolist()
+        return [linear_vae.best_shared_noise(values, self.latents, w, self.floor) for w in weights]
 
     def theory(self) -> list[toy.Directions]:
-        """The closed form at the sigma^2 that training reached, clipped into what theory allows, for each trial."""
+        """Return the closed form of each trial at its trained sigma^2, clipped to the range that theory allows."""
         values, found = linear_vae.spectrum(self.covariance), self.decoder().noise_variance[:, 0]
         return [
             toy.directions(values, noise.clamp(allowed.low, allowed.high), self.latents, weight)
@@ -156,51 +140,43 @@ class ToyVectorsModule(ToyModule):
 
     @torch.no_grad()
     def excess(self) -> Tensor:
-        """The objective above the least value that theory allows, in each trial, (W,), in nats."""
+        """Return the objective minus its least value in theory, for each trial, (W,), in nats."""
         trials = zip(self.expected_noise(), self.kl_weight.tolist(), strict=True)
         lowest = [linear_vae.best_objective(self.covariance, r.high, self.latents, w) for r, w in trials]
         bound = linear_vae.elbo(self.encoder(), self.decoder(), self.covariance)
         return bound.distortion + self.kl_weight * bound.rate - torch.stack(lowest)
 
-    def factor_analysis(self, steps: int = 3000) -> linear_vae.LinearDecoder:
-        """The judge of per-pixel sigmas, for which there is no closed form: EM from another start, under the floor."""
-        if self.judge is not None:
-            return self.judge
-        covariance, rng = self.covariance, torch.Generator().manual_seed(self.schedule.seed + 1)
-        matrix = torch.randn(len(covariance), self.latents, generator=rng, dtype=torch.float64)
-        decoder = linear_vae.LinearDecoder(matrix, covariance.diagonal() / 2)
-        for _ in range(steps):
-            decoder = linear_vae.em_step(decoder, covariance, self.floor)
-        self.judge = decoder
-        return decoder
+    def factor_analysis(self) -> linear_vae.LinearDecoder:
+        """Return EM's solution from another start, to compare sigmas per pixel with; they have no closed form."""
+        if self.em is None:
+            self.em = fa.factor_analysis(self.covariance, self.latents, self.floor, self.schedule.seed + 1)
+        return self.em
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
         covariance, encoder, decoder = self.covariance, self.encoder(), self.decoder()
         noise = decoder.noise_variance
-        gap = linear_vae.marginal_variance_gap(encoder, decoder, covariance)
-        off_floor = noise.sqrt() > 1.1 * self.floor
-        identity = torch.eye(self.latents).to(covariance)
-        values = {
-            "aggregate_gap": (linear_vae.aggregate_covariance(encoder, covariance) - identity).abs().amax(),
-        }
+        aggregate = linear_vae.aggregate_covariance(encoder, covariance)
+        values = {"aggregate_gap": (aggregate - torch.eye(self.latents).to(covariance)).abs().amax()}
         if self.sigma == "pixel":
-            judge = self.factor_analysis()
+            em, off_floor = self.factor_analysis(), noise.sqrt() > 1.1 * self.floor
+            gap = fa.marginal_variance_gap(encoder, decoder, covariance)
             bound = linear_vae.elbo(encoder, decoder, covariance)
-            lowest = linear_vae.negative_log_likelihood(judge, covariance)
+            lowest = fa.negative_log_likelihood(em, covariance)
             return values | {
                 "max_marginal_variance_gap": (gap * off_floor).abs().max(),
                 "at_floor": (~off_floor).sum(-1).double().mean(),
-                "max_error_std_to_em": (noise.sqrt() - judge.noise_variance.sqrt()).abs().max(),
+                "max_error_std_to_em": (noise.sqrt() - em.noise_variance.sqrt()).abs().max(),
                 "excess_objective_to_em": (bound.distortion + bound.rate - lowest).max(),
             }
         theory = self.theory()
+        expected = torch.stack([descending(s.sample_variance) for s in theory])
         best = [(e.low.clamp(min=self.floor**2), e.high) for e in self.expected_noise()]
         wrong = [torch.maximum(low - v, v - high) for v, (low, high) in zip(noise[:, 0], best, strict=True)]
         _, means, samples = self.spectra()
         return values | {
             "max_error_mean_spectrum": (means - torch.stack([s.mean_variance for s in theory])).abs().max(),
-            "max_error_sample_spectrum": (samples - sorted_rows([s.sample_variance for s in theory])).abs().max(),
+            "max_error_sample_spectrum": (samples - expected).abs().max(),
             "max_error_noise_variance": max(0.0, *(w.item() for w in wrong)) if self.sigma == "shared" else 0.0,
             "excess_objective": self.excess().max(),
             "max_error_live": (self.live().sum(-1) - torch.stack([s.live.sum() for s in theory])).abs().max(),
@@ -208,7 +184,7 @@ class ToyVectorsModule(ToyModule):
 
     @torch.no_grad()
     def live(self) -> Tensor:
-        """Which latents code anything, (W, k): KL over 0.01 nats on average."""
+        """Return True for latents that code anything, (W, k): KL over 0.01 nats on average."""
         square = torch.einsum("w k d, d e, w k e -> w k", self.encoder_matrix, self.covariance, self.encoder_matrix)
         return kl_to_standard_normal(Gaussian(square.sqrt(), self.posterior_logstd)) > 0.01
 
@@ -225,9 +201,7 @@ class ToyVectorsModule(ToyModule):
             lines.append(f"{'samples, spectrum':>28} {row(samples[i])}")
             if theory:
                 lines.append(f"{'closed form, means':>28} {row(theory[i].mean_variance)}")
-                lines.append(
-                    f"{'closed form, samples':>28} {row(theory[i].sample_variance.sort(descending=True).values)}"
-                )
+                lines.append(f"{'closed form, samples':>28} {row(descending(theory[i].sample_variance))}")
                 low, high = max(allowed[i].low.item(), 0), allowed[i].high.item()
                 span = f"{low:.4g}" if low == high else f"anything from {low:.4g} to {high:.4g}"
                 lines.append(f"{'sigma^2':>28} {decoder.noise_variance[i, 0]:.5g}; closed form {span}")
@@ -242,18 +216,18 @@ class ToyVectorsModule(ToyModule):
     def figures(self) -> dict[str, Figure]:
         values, means, samples = self.spectra()
         decoder = self.decoder()
-        drawn = {"spectra": toy_figures.spectra(values, means[0], samples[0], decoder.noise_variance[0].mean())}
+        drawn = {"spectra": vector_figures.spectra(values, means[0], samples[0], decoder.noise_variance[0].mean())}
         if self.sigma == "pixel":
             mean_variance = decoder.sample_covariance.diagonal(dim1=-2, dim2=-1) - decoder.noise_variance
             planted = torch.tensor(self.data.noise) if hasattr(self.data, "noise") else None
-            data = self.covariance.diagonal()
-            drawn["pixels"] = toy_figures.pixels(data, mean_variance[0], decoder.noise_variance[0], self.floor, planted)
+            variances = (self.covariance.diagonal(), mean_variance[0], decoder.noise_variance[0])
+            drawn["pixels"] = vector_figures.pixels(*variances, self.floor, planted)
         if self.sigma == "shared" and len(self.start) > 1:
             noise, live = decoder.noise_variance[:, 0], self.live().sum(-1)
-            drawn["kl_weight"] = toy_figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
+            drawn["kl_weight"] = vector_figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
         return drawn
 
 
-def sorted_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Rows stacked, each descending."""
-    return torch.stack(list(rows)).sort(-1, descending=True).values
+def descending(values: Tensor) -> Tensor:
+    """Return a vector in descending order."""
+    return values.sort(descending=True).values
