@@ -1,5 +1,5 @@
 # Two commands: `make demo` trains both stages on drawn portraits and samples, `make test` lints and tests.
-# Each makes .venv first if there is none; PYTHON chooses the interpreter (3.11 or newer), WORKERS the processes of tests.
+# Each creates .venv first if there is none. PYTHON: the interpreter (3.11 or newer). WORKERS: processes of the tests.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
