@@ -16,7 +16,7 @@ from models.toys.recipe import ToyModule
 from models.training.update import MovingAverage, Update, adam
 
 EVALUATION = 2
-"""Random stream of the toys' measurements, beside training's 0 and evaluation's 1."""
+"""Random stream of the toys' measurements; training has 0, evaluation 1."""
 
 AVERAGED_STEPS = 100
 """Half-life of the average in steps. A longer one averages over answers that differ."""

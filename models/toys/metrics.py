@@ -1,13 +1,14 @@
-"""How far draws are from a known distribution: Wasserstein distance in one dimension, modes and quality of mixtures."""
+"""Compare draws with a known distribution: Wasserstein distance in one dimension, modes and quality of mixtures."""
 
 import torch
 from torch import Tensor
 
 
 def wasserstein_to_normal(draws: Tensor, std: float) -> Tensor:
-    """W1 = mean |x_(i) - std Phi^-1((i - 1/2)/n)| over the sorted draws (..., n), against N(0, std^2): (...).
+    """Return W1 = mean |x_(i) - std Phi^-1((i - 1/2)/n)|, (...), between draws (..., n), sorted, and N(0, std^2).
 
-    Exact samples are not at 0 but at about std/sqrt(n): compare with theirs.
+    Exact samples have about std/sqrt(n), not 0: compare with theirs. scipy.stats.wasserstein_distance compares two
+    samples, and its target would add noise of its own.
     """
     n = draws.shape[-1]
     levels = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -16,10 +17,10 @@ def wasserstein_to_normal(draws: Tensor, std: float) -> Tensor:
 
 
 def mixture_quality(points: Tensor, centres: Tensor, std: float) -> tuple[Tensor, Tensor]:
-    """Modes found and the share of high-quality points, each (M,), for points (M, n, 2) of an equal mixture.
+    """Return the number of modes found and the share of high-quality points, each (M,), under an equal mixture.
 
     A point is of high quality within 3 std of a centre: of the mixture's own points 1 - exp(-9/2) = 98.9 % are.
-    A mode is found when high-quality points near it are at least a tenth of its fair share of all points.
+    A mode is found if high-quality points near it are at least a tenth of its fair share of all points.
 
     Args:
         points: (M, n, 2).

@@ -1,4 +1,4 @@
-"""Mixtures in the plane, where modes can be counted: the VAE + GAN beside every control.
+"""Mixtures in the plane, where modes can be counted: the VAE + GAN and all its controls.
 
 Axes: M members (seeds), B batch, k latents.
 """
@@ -128,7 +128,7 @@ class ToyMixtureModule(ToyModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         rng, count, optimizers = self.noise(), len(batch["x"]), self.optimizers()
         x = repeat(batch["x"].float() / self.scale, "b d -> m b d", m=self.seeds)
-        updates = []  # of every network, each with a prefix of its terms
+        updates = []  # (prefix of its terms, update) of every network
         for name, pair in (("classic", optimizers[1:3]), ("relativistic", optimizers[3:5])):
             noise = self.noise_of_members(count, 2 + self.latents, rng)
             steps = getattr(self, name).train_step(self, pair, x, noise, x[..., :0])
