@@ -1,4 +1,4 @@
-"""What tests share: one thread, and one tiny run of each stage that is trained once."""
+"""Fixtures of all tests: one thread, and one tiny run of each stage that is trained once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +22,20 @@ class Trained:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Small tensors gain nothing by more, and one thread adds in one order."""
+    """Use one thread: small tensors gain nothing by more, and one thread adds in one order."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run of each stage on portraits."""
+    """Train a run of each stage on portraits."""
     root = tmp_path_factory.mktemp("trained")
     return Trained(root, *(tiny.run(root, stage, "--wandb", "offline") for stage in ("vae", "gan")))
 
 
 @pytest.fixture(scope="session")
 def learned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of stage 1 with a learned prior in it."""
+    """Write the checkpoint of stage 1 with a learned prior in it."""
     checkpoint = torch.load(trained.vae / "last.ckpt", weights_only=True)
     _, _, prior = load_vae(trained.vae / "last.ckpt")
     prior.mixture = Mixture(2, 4)
@@ -47,7 +47,7 @@ def learned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Calling train.main with arguments, beside pytest's own, is what the tests do; the rest train.py silences too."""
+    """Ignore warnings that train.py ignores too, and one about arguments of train.main beside pytest's own."""
     for message in ("LightningCLI's args parameter", ".*LeafSpec", ".*in eval mode"):
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
     config.addinivalue_line("filterwarnings", "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")

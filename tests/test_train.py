@@ -1,4 +1,4 @@
-"""train.py as its user meets it: what a run leaves, going on with it, and errors in one line."""
+"""train.py as a user runs it: the files of a run, going on with it, and errors in one line."""
 
 import json
 import os
@@ -26,7 +26,7 @@ STAGES = ("vae", "gan")
 
 @pytest.fixture(autouse=True)
 def ctrl_c_as_it_was():
-    """The Trainer ignores Ctrl-C once it was pressed; the tests that follow should not."""
+    """Restore the handlers: the Trainer ignores Ctrl-C once it was pressed, and the tests that follow should not."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in handlers.items():
@@ -35,7 +35,7 @@ def ctrl_c_as_it_was():
 
 @pytest.fixture
 def root(trained: Trained, tmp_path: Path) -> Path:
-    """A folder of runs of the test's own, with the trained stage 1 and the caches in it."""
+    """Make a folder of runs for one test, with the trained stage 1 and the caches in it."""
     (tmp_path / "runs/vae").mkdir(parents=True)
     shutil.copy(trained.vae / "last.ckpt", tmp_path / "runs/vae")
     (tmp_path / "cache").symlink_to(trained.root / "cache")
@@ -43,7 +43,7 @@ def root(trained: Trained, tmp_path: Path) -> Path:
 
 
 def copy_of_run(trained: Trained, root: Path, stage: str) -> Path:
-    """A copy of a trained run that the test may change."""
+    """Copy a trained run, so that the test may change it."""
     return Path(shutil.copytree(getattr(trained, stage), root / "runs" / stage, dirs_exist_ok=True))
 
 

@@ -27,7 +27,7 @@ NET = {"widths": [8, 8], "patch": 4}
 
 
 def vae_config(root: Path) -> dict[str, Any]:
-    """A config of stage 1, as a YAML file holds it; everything is written below `root`."""
+    """Return a config of stage 1, as read from a YAML file; everything is written below `root`."""
     data = {"count": 64, "valid_count": 20, "batch_size": BATCH, "eval_batch_size": 12, "size": 32}
     return {
         "name": "vae",
@@ -47,7 +47,7 @@ def vae_config(root: Path) -> dict[str, Any]:
 
 
 def gan_config(root: Path) -> dict[str, Any]:
-    """The same for stage 2, on the run `vae`."""
+    """Return a config of stage 2, on the run `vae`."""
     networks = {"vae": str(root / "runs/vae/last.ckpt"), "denoiser": dict(NET), "discriminator": dict(NET)}
     few = {"budget": BUDGET, "validate_every": LEG, "ratio_images": 15, "ratio_draws": 4, "penalty_every": 2}
     model = {"class_path": "models.training.GANModule", "init_args": networks | few}
@@ -55,14 +55,14 @@ def gan_config(root: Path) -> dict[str, Any]:
 
 
 def control_config(root: Path, **settings: Any) -> dict[str, Any]:
-    """A control of stage 2, without its spread term."""
+    """Return a config of a control of stage 2, without its spread term."""
     config = gan_config(root)
     config["model"]["init_args"] |= {"spread_weight": 0, **settings}
     return config
 
 
 def plain_gan_config(root: Path) -> dict[str, Any]:
-    """The GAN from z."""
+    """Return a config of the GAN from z."""
     networks = {"generator": NET | {"latent": 4}, "discriminator": dict(NET)}
     model = {"budget": BUDGET, "validate_every": LEG, "penalty_every": 2, **networks}
     return vae_config(root) | {"model": {"class_path": "models.training.PlainGANModule", "init_args": model}}
@@ -83,7 +83,7 @@ def write(path: Path, config: dict[str, Any]) -> Path:
 
 
 def run(root: Path, stage: str, *options: str, subcommand: str = "fit") -> Path:
-    """`train.py SUBCOMMAND` with the tiny config of a stage and options after it; gives the config's run folder.
+    """Run `train.py SUBCOMMAND` with the tiny config of a stage and options after it; return the config's run folder.
 
     A test draws no images unless an option asks for it.
     """
@@ -121,12 +121,12 @@ def folder_of_images(path: Path, size: int) -> str:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run."""
+    """Return the last checkpoint of a run."""
     return torch.load(folder / "last.ckpt", weights_only=True)
 
 
 def assert_equal_states(one: Any, other: Any, where: str = "") -> None:
-    """Nested containers of tensors are equal, bit for bit."""
+    """Assert that nested containers of tensors are equal, bit for bit."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), where
     elif isinstance(one, dict):
@@ -142,8 +142,10 @@ def assert_equal_states(one: Any, other: Any, where: str = "") -> None:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Two finished runs have the same weights, averages, optimizer states, position, values and pictures, bit for bit,
-    and nothing is left of what a kill cut off."""
+    """Assert that two finished runs are equal, bit for bit, and that a kill has left no part of a file.
+
+    Compared are weights, averages, optimizer states, position, values and pictures.
+    """
     whole, theirs = checkpoint(one), checkpoint(other)
     for state in (whole, theirs):
         state["degrain"]["tracked_run"] = None
@@ -172,11 +174,11 @@ def fit_error(capsys: pytest.CaptureFixture, path: Path, *options: str) -> str:
 
 
 class AtImages(pl.Callback):
-    """Does something to a run when it has seen so many images, before the checkpoint of that step can be written.
+    """Do something to a run when it has seen so many images, before the checkpoint of that step can be written.
 
     Args:
-        images: when.
-        rank: of the process, by default every one.
+        images: images seen.
+        rank: rank of the process; None for every process.
     """
 
     def __init__(self, images: int, rank: int | None = None) -> None:
@@ -191,21 +193,21 @@ class AtImages(pl.Callback):
 
 
 class Kill(AtImages):
-    """Ends the run there, with nothing saved."""
+    """End the run there, with nothing saved."""
 
     def act(self, trainer: pl.Trainer) -> None:
         raise KeyboardInterrupt
 
 
 class Send(AtImages):
-    """Sends this process a signal when it has seen so many images.
+    """Send this process a signal when it has seen so many images.
 
     Args:
-        images: when.
-        name: of the signal.
+        images: images seen.
+        name: name of the signal.
         where: after that training step, in the validation that follows it, or between the write of the next checkpoint
             and its renaming.
-        rank: of the process, by default every one.
+        rank: rank of the process; None for every process.
     """
 
     def __init__(self, images: int, name: str, where: Where = "training", rank: int | None = None) -> None:

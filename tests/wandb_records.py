@@ -1,4 +1,4 @@
-"""Reads what a W&B run left on disk: wandb 0.31 has a writer for its run files, and no reader."""
+"""Reader of W&B's run files: wandb 0.31 has a writer for them only."""
 
 import json
 import struct
@@ -16,14 +16,14 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def read_records(run_dir: Path) -> list[Record]:
-    """All records under RUN_DIR/wandb, part after part."""
+    """Return all records under RUN_DIR/wandb, part after part."""
     wandb.teardown()  # ends W&B's own process, which may still be writing after run.finish() has returned
     files = sorted(Path(run_dir).glob("wandb/*run-*/run-*.wandb"))
     return [Record.FromString(entry) for file in files for entry in _entries(file.read_bytes())]
 
 
 def _entries(log: bytes) -> Iterator[bytes]:
-    """Entries of a LevelDB log: blocks of 32 KiB hold chunks, an entry is one FULL or FIRST MIDDLE* LAST."""
+    """Yield the entries of a LevelDB log: blocks of 32 KiB hold chunks, an entry is one FULL or FIRST MIDDLE* LAST."""
     position, entry = FILE_HEADER, b""
     while position + CHUNK_HEADER.size <= len(log):
         left_in_block = BLOCK - position % BLOCK
@@ -41,17 +41,17 @@ def _entries(log: bytes) -> Iterator[bytes]:
 
 
 def history(records: list[Record]) -> list[dict[str, Any]]:
-    """The rows that were logged, each a dictionary by name; a picture NAME is at NAME/path, below files/."""
+    """Return the logged rows, each a dictionary by name; a picture NAME is at NAME/path, below files/."""
     rows = [record.history.item for record in records if record.HasField("history")]
     return [{"/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in rows]
 
 
 def config(records: list[Record]) -> dict[str, Any]:
-    """The config at the end: each update by its top-level name, later ones win."""
+    """Return the final config: each update by its top-level name, later ones win."""
     updates = [record.config.update for record in records if record.HasField("config")]
     return {item.key: json.loads(item.value_json) for update in updates for item in update}
 
 
 def run_ids(records: list[Record]) -> list[str]:
-    """The run id of each part."""
+    """Return the run id of each part."""
     return [record.run.run_id for record in records if record.HasField("run")]

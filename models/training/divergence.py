@@ -25,7 +25,7 @@ def fault(module: "Recipe", validated: bool) -> str | None:
     """Return why this state must not be saved, or None.
 
     Args:
-        module: to be saved.
+        module: the recipe to be saved.
         validated: whether these very weights were just validated. Otherwise a step that was skipped just now makes them
             suspect.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Picture = np.ndarray | Image.Image | Path | str
 Mode = Literal["auto", "online", "offline", "off"]
-ENVIRONMENT: dict[str, Mode] = {  # what WANDB_MODE may say
+ENVIRONMENT: dict[str, Mode] = {  # values of WANDB_MODE
     "online": "online",
     "run": "online",
     "offline": "offline",
@@ -37,7 +37,7 @@ def make_tracker(
     project: str = "degrain",
     run_id: str | None = None,
 ) -> "Tracker | None":
-    """The tracker of a run, or None when tracking is off; "auto" follows WANDB_MODE where that is set.
+    """Return the tracker of a run, or None if tracking is off; "auto" follows WANDB_MODE if that is set.
 
     Lightning takes None for "the default logger": write Trainer(logger=tracker or False).
     """
@@ -49,8 +49,8 @@ def make_tracker(
 class Tracker(WandbLogger):
     """Lightning's W&B logger with every curve against `images_seen` and all its files under RUN_DIR/wandb.
 
-    A module puts its curves at their place with `self.log("step", images_seen, reduce_fx="max")` beside them:
-    Lightning hands the value of "step" to `log_metrics` as the step.
+    A module logs its position as `self.log("step", images_seen, reduce_fx="max")` beside its curves: Lightning passes
+    the value of "step" to `log_metrics` as the step.
 
     To go on with a run, pass the `run_id` of its first part. Online, W&B appends to that run. Offline, each
     part has a folder of its own with the same id, and `wandb sync RUN_DIR/wandb` uploads the parts that are
@@ -60,7 +60,7 @@ class Tracker(WandbLogger):
         name: name of the run, as W&B shows it.
         run_dir: folder of the run; W&B makes RUN_DIR/wandb.
         project: W&B project.
-        mode: "online", "offline", or "auto": online where W&B finds an API key, offline elsewhere.
+        mode: "online", "offline", or "auto": online if W&B finds an API key, else offline.
         run_id: id of the run to go on with; None starts a new one.
     """
 
@@ -79,13 +79,13 @@ class Tracker(WandbLogger):
 
     @property
     def run_id(self) -> str:
-        """What a checkpoint keeps, so that training that goes on from it goes on with this run."""
+        """Id of the run; a checkpoint keeps it, so that training that goes on from it goes on with this run."""
         return self.version
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "Run":
-        """The W&B run, started at first use.
+        """W&B's run, started at first use.
 
         Raises:
             InputError: W&B did not start: no API key or a wrong one, no network, no answer.
@@ -121,7 +121,7 @@ class Tracker(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Writes one row at images_seen = step.
+        """Write one row at images_seen = step.
 
         W&B's own step stays out of it: W&B drops rows whose step goes back, as it does after a resume.
         """
@@ -129,19 +129,19 @@ class Tracker(WandbLogger):
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Records the resolved config, offline too; what JSON does not know (a path) is kept as its text."""
+        """Record the resolved config; a value that JSON does not know, such as a path, as its text."""
         self.experiment.config.update(json.loads(json.dumps(config, default=str)), allow_val_change=True)
 
     @rank_zero_only
     def log_pictures(self, pictures: Mapping[str, Picture], images_seen: int) -> None:
-        """Writes pictures by name: uint8 arrays (H, W, C), PIL images or paths of image files."""
+        """Write pictures by name: uint8 arrays (H, W, C), PIL images or paths of image files."""
         import wandb
 
         self.log_metrics({name: wandb.Image(picture) for name, picture in pictures.items()}, step=images_seen)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the run and, when it is offline, says how to sync it; what is logged later goes on with it.
+        """End the run and, if it is offline, print how to sync it; what is logged later goes on with it.
 
         Left to itself, W&B ends the run when Python exits, after train.py's last line.
         """

@@ -1,4 +1,4 @@
-"""What W&B keeps of a run, read from the disk: no network, no account."""
+"""The W&B files of a run, read from the disk: no network, no account."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ class Line(pl.LightningModule):
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A machine without W&B credentials or settings; wandb reads its environment only after a teardown."""
+    """Hide W&B credentials and settings; wandb reads its environment only after a teardown."""
     wandb.teardown()  # first, or the address of another test's W&B process would be put back at the end
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
