@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
-from models.gan.augment import translated
 from models.gan.objective import (
     AdversarialLoss,
     discriminator_objective,
@@ -109,18 +108,6 @@ def test_penalties_are_in_float32_under_autocast():
     assert all(term.dtype == torch.float32 for term in (total, *terms.values()))
     want = 0.5 * net[1].weight.square().sum().expand(5)
     torch.testing.assert_close(terms["r1"], want)
-
-
-def test_translated_images_are_moved_by_whole_pixels_and_bare_where_nothing_was():
-    images = normal(3, 2, 4, 6).requires_grad_()
-    moved = translated(images, torch.tensor([[0, 0], [1, -2], [-3, 0]]))
-    by_hand = torch.zeros(3, 2, 4, 6, dtype=torch.float64)
-    by_hand[0] = images[0].detach()
-    by_hand[1, :, 1:, :4] = images[1, :, :3, 2:].detach()
-    by_hand[2, :, :1] = images[2, :, 3:].detach()
-    assert torch.equal(moved.detach(), by_hand)
-    moved.sum().backward()
-    assert images.grad[2].sum() == 2 * 6 and images.grad[0].eq(1).all()  # what left the picture is not judged
 
 
 def test_squared_error_is_the_mean_over_pixels():
