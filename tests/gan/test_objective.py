@@ -15,6 +15,7 @@ from models.gan.objective import (
     generator_objective,
     gradient_penalty,
     spread_loss,
+    spread_terms,
     squared_error,
     variance_ratio,
 )
@@ -101,6 +102,15 @@ def test_penalties_reuse_the_logits_and_have_the_gradients_of_penalties_apart(lo
     assert all(torch.allclose(a.grad, b.grad) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("weight", "names"), [(0.0, set()), (0.1, {"r1", "r2"})])
+def test_terms_are_per_sample_and_without_a_weight_there_are_no_penalties(weight, names):
+    real, fake, critic = normal(5, 3, 2, 2, seed=3), normal(5, 3, 2, 2, seed=4), Quadratic(12)
+    total, terms = discriminator_objective(lambda x, p: critic(x), "relativistic", real, fake, P, weight)
+    assert terms.keys() == {"margin", "d_loss"} | names and all(term.shape == (5,) for term in terms.values())
+    penalties = sum((terms[name].mean() for name in names), torch.tensor(0.0))
+    torch.testing.assert_close(total, terms["d_loss"].mean() + weight * penalties)
+
+
 def test_penalties_are_in_float32_under_autocast():
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0)), torch.randn(5, 3, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -152,6 +162,14 @@ def test_variance_ratio_of_one_draw_is_refused():
 def draws_of(std: Tensor, seed: int = 3) -> Tensor:
     """Four draws of N(0, std^2), (4, B, C, H, W)."""
     return std * normal(4, *std.shape, seed=seed)
+
+
+def test_spread_terms_are_per_sample_and_only_the_spread_has_a_gradient():
+    terms = spread_terms(draws_of(uneven_std()).requires_grad_(), uneven_std())
+    assert {name: (tuple(t.shape), t.requires_grad) for name, t in terms.items()} == {
+        "spread": ((2,), True),
+        "variance_ratio": ((2,), False),
+    }
 
 
 MANY = (400, 3, 16, 16)

@@ -125,6 +125,19 @@ def test_a_step_of_g_alone_that_is_not_finite_leaves_g_and_its_average(trained, 
     assert any(not torch.equal(v, after["weights"][n]) for n, v in before["weights"].items() if n.startswith(d))
 
 
+def test_a_step_of_d_that_is_not_finite_leaves_g_and_its_average_too(trained, monkeypatch):
+    module, seen, objective = module_of(trained, "gan", 3), Snapshots(), gan_file.discriminator_objective
+
+    def infinite_once(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = objective(*args)
+        return loss * (math.inf if module.images_seen == STEP else 1), terms
+
+    monkeypatch.setattr(gan_file, "discriminator_objective", infinite_once)
+    fit(module, portraits(trained), seen)
+    assert seen.counts[1:] == [(STEP, 0), (2 * STEP, 1), (3 * STEP, 1)]
+    assert_equal_states(seen.states[2], seen.states[1])
+
+
 @pytest.mark.parametrize("stage", ["vae", "gan"])
 def test_a_run_that_goes_on_has_the_same_count_and_weights(root, stage):
     poison = callback("Poison", images=16, steps=2)

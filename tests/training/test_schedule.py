@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.core.errors import InputError
+from models.training.divergence import PATIENCE
+from models.training.schedule import Schedule, warmed_up
 from tests.training.recipes import NET, STEP, Record, attached, fit, gan, portraits, rate_of, vae
 
 
@@ -82,3 +85,65 @@ def test_images_are_counted_over_all_processes():
     module.images_seen = module.schedule.budget - 12
     module.count_images({"image": torch.zeros(4, 3, 32, 32)})
     assert module.trainer.should_stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"budget": 0}, "budget (0)"),
+        ({"validate_every": -1}, "validate_every (-1)"),
+        ({"decay": -0.1}, "decay (-0.1)"),
+        ({"warmup": 0.6, "decay": 0.6}, "at most 1 together"),
+        ({"learning_rate": math.inf}, "learning_rate (inf)"),
+        ({"learning_rate": math.nan}, "learning_rate (nan)"),
+        ({"seed": -1}, "seed (-1)"),
+    ],
+    ids=str,
+)
+def test_a_schedule_out_of_range_is_refused_in_one_line(settings, said):
+    with pytest.raises(InputError) as caught:
+        Schedule(**settings)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_rate_rises_again_from_where_it_last_rose():
+    schedule = Schedule(budget=1000, learning_rate=2.0, warmup=0.1, decay=0.0)
+    assert [schedule.rate(n, warm_from=500) for n in (500, 550, 600, 1000)] == pytest.approx(
+        [schedule.rate(n) for n in (0, 50, 100, 1000)]
+    )
+
+
+def test_progress_ends_at_one_and_a_warm_up_without_a_share_is_over():
+    schedule = Schedule(budget=100, validate_every=40)
+    assert [schedule.progress(n) for n in (0, 50, 100, 120)] == [0, 0.5, 1, 1]
+    assert [schedule.leg_end(n) for n in (0, 39, 40, 80)] == [40, 40, 80, 100]
+    assert [warmed_up(p, 0.2) for p in (0, 0.1, 0.2, 1)] == [0, 0.5, 1, 1] and warmed_up(0, 0) == 1
+
+
+def test_positions_are_logged_exactly_beyond_the_whole_numbers_of_float32():
+    module, logged = attached(vae()), {}
+    module.images_seen = 2**24 + 1
+    module.log = lambda name, value, **options: logged.update({name: value.item()})
+    module.log_position()
+    assert logged == {"step": 2**24 + 1}
+
+
+def test_skipped_steps_end_a_run_at_a_log_interval():
+    module = attached(vae(), log_every_n_steps=4, precision="32-true", default_root_dir="none")
+    module.log = lambda *args, **options: None
+    module.skips.copy_(torch.tensor([30, PATIENCE]))
+    batch = {"image": torch.zeros(STEP, 3, 32, 32)}
+    module.images_seen = 3 * STEP
+    module.on_train_batch_end(None, batch, 0)
+    module.images_seen = 4 * STEP
+    with pytest.raises(InputError, match=f"{PATIENCE} steps in a row"):
+        module.on_train_batch_end(None, batch, 0)
+
+
+def test_gathered_rows_are_in_the_order_of_the_global_batch_and_own_ones_have_all_of_the_gradient():
+    module, rows = attached(vae(), world=2), torch.tensor([[1.0], [2.0]], requires_grad=True)
+    module.all_gather = lambda own: torch.stack([own, 10 * own])  # this is the first of two processes
+    whole = module.gather_global(rows)
+    assert whole.flatten().tolist() == [1, 10, 2, 20]
+    whole.sum().backward()
+    assert rows.grad.flatten().tolist() == [2, 2]
