@@ -1,4 +1,4 @@
-"""How the scripts report errors: what the user can correct is one line on standard error and exit code 2, no traceback.
+"""Errors of the scripts: one line on standard error and exit code 2 for what the user can correct, no traceback.
 
 jsonargparse keeps the cause of an error as its `__cause__`, which is used here wherever it says enough. The name of an
 unknown option and the alternatives of a union stand in its messages alone: UNKNOWN and `plain` read them there.

@@ -117,8 +117,7 @@ class AdversarialModule(ImageModule):
         most = int(self.translate * side)
         if not most:
             return self.discriminator
-        by = offsets(noise.uniform(images, 2), most)
-        moved = partial(translated, offsets=by)
+        moved = partial(translated, offsets=offsets(noise.uniform(images, 2), most), most=most)
         return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))
 
     def margins(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
-"""Parameters and peak memory of a training step of both stages, by preset.
+"""Measure parameters and peak memory of a training step of both stages, by preset.
 
     python -m tests.benchmarks.memory --preset base --size 256 --batch_size 2
     python -m tests.benchmarks.memory --preset base --size 256 --batch_size "[1, 2]"    # fixed part and images apart
 
 On a GPU it is what PyTorch allocated at most; on a CPU (Linux) the growth of the process's peak resident memory. Each
-step runs in a process of its own, with Adam's moments in place and, in stage 2, with the gradient penalties.
+step runs in a process of its own, with Adam's moments in place. In stage 2 it is the larger of the peaks of a step with
+gradient penalties and of one with the spread term, which has four draws of each z.
 """
 
 import contextlib
@@ -41,17 +42,21 @@ PRESETS = {
     "base": {"vae": ("vae_celeba64", "base"), "gan": ("gan_celeba64", "base_gan")},
 }
 STAGES = ("vae", "gan")
+EVERY = {
+    "vae": [{}],
+    "gan": [{"penalty_every": 1, "spread_every": 2}, {"penalty_every": 2, "spread_every": 1}],  # the second step's
+}
 GIB = 2**30
 
 
 def command(preset: str, stage: str) -> list[str]:
-    """The arguments of train.py that name a preset's configs."""
+    """Return the arguments of train.py that name a preset's configs."""
     return ["fit", *(part for name in PRESETS[preset][stage] for part in ("-c", str(CONFIGS / f"{name}.yaml")))]
 
 
 @cache
 def resolved(preset: str, stage: str) -> dict[str, Any]:
-    """What train.py makes of a preset's configs."""
+    """Return the config that train.py makes of a preset's files."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit), warnings.catch_warnings(action="ignore"):
         train.main([*command(preset, stage), "--print_config"])
@@ -59,7 +64,7 @@ def resolved(preset: str, stage: str) -> dict[str, Any]:
 
 
 def networks(preset: str, size: int) -> dict[str, nn.Module]:
-    """A preset's networks, without memory for their weights."""
+    """Return a preset's networks, without memory for their weights."""
     gan = resolved(preset, "gan")["model"]["init_args"]
     with torch.device("meta"):
         return {
@@ -70,17 +75,17 @@ def networks(preset: str, size: int) -> dict[str, nn.Module]:
 
 
 def parameters(net: nn.Module) -> int:
-    """How many there are."""
+    """Return the number of parameters of a network."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
 def card(preset: str, size: int) -> Card:
-    """What an untrained stage 1 says of itself."""
+    """Return the card of an untrained stage 1."""
     return Card("vae", size, 0, resolved(preset, "vae")["model"]["init_args"]["net"])
 
 
 def untrained_vae(preset: str, size: int, folder: str) -> str:
-    """A checkpoint of a stage 1 that has learned nothing."""
+    """Write a checkpoint of an untrained stage 1 and return its path."""
     made, path = card(preset, size), f"{folder}/vae.ckpt"
     parts = {"vae": VAE(size, made.vae_config()), "prior": LatentPrior(made.vae["latent"])}
     state = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
@@ -89,13 +94,22 @@ def untrained_vae(preset: str, size: int, folder: str) -> str:
 
 
 def resident(which: Literal["VmRSS", "VmHWM"]) -> int:
-    """Bytes that this process has in memory, or had at most; getrusage's maximum would be the parent's, if larger."""
+    """Return the bytes in memory of this process, now or at most; getrusage's maximum is the parent's, if larger."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(which))
 
 
-def step(preset: str, stage: str, size: int, batch_size: int, vae: str) -> int:
-    """Peak memory of the second of two training steps, in bytes, measured in this process."""
+def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every: int) -> int:
+    """Return the peak memory of the second of two training steps in bytes, measured in this process.
+
+    Args:
+        preset: whose networks and precision.
+        stage: which training step.
+        size: image side in pixels.
+        batch_size: images of the step.
+        vae: checkpoint of stage 1, for stage 2.
+        every: penalty_every and spread_every of stage 2.
+    """
     config = resolved(preset, stage)
     settings = config["model"]["init_args"] | {"budget": 2 * batch_size, "validate_every": 2 * batch_size}
     before = resident("VmRSS")
@@ -103,7 +117,7 @@ def step(preset: str, stage: str, size: int, batch_size: int, vae: str) -> int:
         module = VAEModule(size, **settings | {"net": card(preset, size).vae_config()})
     else:
         pyramids = {net: PyramidConfig(**settings[net]) for net in ("denoiser", "discriminator")}
-        module = GANModule(size=size, **settings | pyramids | {"vae": vae, "penalty_every": 1})
+        module = GANModule(size=size, **settings | pyramids | {"vae": vae} | every)
     images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
     batches = DataLoader([{"image": images}] * 2, batch_size=None)
     trainer = pl.Trainer(
@@ -121,11 +135,10 @@ def step(preset: str, stage: str, size: int, batch_size: int, vae: str) -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before
 
 
-def measured(preset: str, stage: str, size: int, batch_size: int, vae: str) -> int:
-    """The same, measured in a fresh process."""
-    code = (
-        f"from tests.benchmarks.memory import step; print(step({preset!r}, {stage!r}, {size}, {batch_size}, {vae!r}))"
-    )
+def measured(preset: str, stage: str, size: int, batch_size: int, vae: str, **every: int) -> int:
+    """Return the same, measured in a fresh process."""
+    arguments = (preset, stage, size, batch_size, vae)
+    code = f"from tests.benchmarks.memory import step; print(step(*{arguments!r}, **{every!r}))"
     # The C library is told to give memory back at once, or freed blocks would count as used.
     settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=settings, capture_output=True, text=True)
@@ -140,7 +153,7 @@ def main(
     batch_size: int | list[int] = 2,
     stage: Literal["vae", "gan", "both"] = "both",
 ) -> None:
-    """Parameters and peak memory of a training step.
+    """Print parameters and the peak memory of a training step.
 
     Args:
         preset: whose networks and precision.
@@ -155,11 +168,14 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         vae = untrained_vae(preset, size, folder)
         for name in STAGES if stage == "both" else (stage,):
-            peaks = [measured(preset, name, size, images, vae) for images in sizes]
+            peaks = [max(measured(preset, name, size, images, vae, **e) for e in EVERY[name]) for images in sizes]
             for images, peak in zip(sizes, peaks, strict=True):
                 print(f"{name}: {images} images, peak {peak / GIB:.2f} GiB", flush=True)
-            if len(sizes) > 1:
-                each = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0])
+            each = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0]) if sizes[-1] > sizes[0] else 0
+            # On a CPU the weights, the optimizer and libraries that a step loads may be more than so few images.
+            if len(sizes) > 1 and each <= 0:
+                print(f"{name}: the fixed part hides the images of these batches; give larger ones, in rising order")
+            elif len(sizes) > 1:
                 print(f"{name}: {(peaks[0] - sizes[0] * each) / GIB:.2f} GiB and {each / 2**20:.0f} MiB an image")
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
-from models.gan.augment import translated
 from models.gan.objective import (
     AdversarialLoss,
     discriminator_objective,
     generator_objective,
     gradient_penalty,
     spread_loss,
+    spread_terms,
     squared_error,
     variance_ratio,
 )
@@ -102,6 +102,15 @@ def test_penalties_reuse_the_logits_and_have_the_gradients_of_penalties_apart(lo
     assert all(torch.allclose(a.grad, b.grad) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("weight", "names"), [(0.0, set()), (0.1, {"r1", "r2"})])
+def test_terms_are_per_sample_and_without_a_weight_there_are_no_penalties(weight, names):
+    real, fake, critic = normal(5, 3, 2, 2, seed=3), normal(5, 3, 2, 2, seed=4), Quadratic(12)
+    total, terms = discriminator_objective(lambda x, p: critic(x), "relativistic", real, fake, P, weight)
+    assert terms.keys() == {"margin", "d_loss"} | names and all(term.shape == (5,) for term in terms.values())
+    penalties = sum((terms[name].mean() for name in names), torch.tensor(0.0))
+    torch.testing.assert_close(total, terms["d_loss"].mean() + weight * penalties)
+
+
 def test_penalties_are_in_float32_under_autocast():
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0)), torch.randn(5, 3, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -109,18 +118,6 @@ def test_penalties_are_in_float32_under_autocast():
     assert all(term.dtype == torch.float32 for term in (total, *terms.values()))
     want = 0.5 * net[1].weight.square().sum().expand(5)
     torch.testing.assert_close(terms["r1"], want)
-
-
-def test_translated_images_are_moved_by_whole_pixels_and_bare_where_nothing_was():
-    images = normal(3, 2, 4, 6).requires_grad_()
-    moved = translated(images, torch.tensor([[0, 0], [1, -2], [-3, 0]]))
-    by_hand = torch.zeros(3, 2, 4, 6, dtype=torch.float64)
-    by_hand[0] = images[0].detach()
-    by_hand[1, :, 1:, :4] = images[1, :, :3, 2:].detach()
-    by_hand[2, :, :1] = images[2, :, 3:].detach()
-    assert torch.equal(moved.detach(), by_hand)
-    moved.sum().backward()
-    assert images.grad[2].sum() == 2 * 6 and images.grad[0].eq(1).all()  # what left the picture is not judged
 
 
 def test_squared_error_is_the_mean_over_pixels():
@@ -165,6 +162,14 @@ def test_variance_ratio_of_one_draw_is_refused():
 def draws_of(std: Tensor, seed: int = 3) -> Tensor:
     """Four draws of N(0, std^2), (4, B, C, H, W)."""
     return std * normal(4, *std.shape, seed=seed)
+
+
+def test_spread_terms_are_per_sample_and_only_the_spread_has_a_gradient():
+    terms = spread_terms(draws_of(uneven_std()).requires_grad_(), uneven_std())
+    assert {name: (tuple(t.shape), t.requires_grad) for name, t in terms.items()} == {
+        "spread": ((2,), True),
+        "variance_ratio": ((2,), False),
+    }
 
 
 MANY = (400, 3, 16, 16)

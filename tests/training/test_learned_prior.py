@@ -51,14 +51,13 @@ def mixture_of(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(trained, teachable, tmp_path, capsys):
-    (tmp_path / "cache").symlink_to(trained.root / "cache")
-    few, path = ("--model.prior_components", "2"), tmp_path / "runs/vae/last.ckpt"
+def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(trained, teachable, bare_root, capsys):
+    few, path = ("--model.prior_components", "2"), bare_root / "runs/vae/last.ckpt"
     kill = json.dumps([{"class_path": "tests.tiny.Kill", "init_args": {"images": tiny.LEG + tiny.BATCH}}])
     with pytest.raises(SystemExit):
-        tiny.run(tmp_path, "vae", *few, "--trainer.callbacks", kill)
+        tiny.run(bare_root, "vae", *few, "--trainer.callbacks", kill)
     assert not mixture_of(path) and not teachable
-    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last")
+    tiny.run(bare_root, "vae", *few, "--ckpt_path", "last")
     first = mixture_of(path)
     assert first and teachable == [((64, 2, 4), 2, 0)]  # 64 images and their mirror images
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prior: ")]
@@ -66,7 +65,7 @@ def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(
 
     assert math.isfinite(json.loads(path.with_name("metrics.json").read_text())["val/rate_learned"])
 
-    gan = tiny.run(tmp_path, "gan", "--model.budget", str(tiny.BATCH)) / "last.ckpt"
+    gan = tiny.run(bare_root, "gan", "--model.budget", str(tiny.BATCH)) / "last.ckpt"
     assert same(mixture_of(gan), first) and len(teachable) == 1
     net = PyramidConfig((8, 8), patch=4)
     module = GANModule(str(trained.vae / "last.ckpt"), 32, net, net)  # its stage 1 has none
@@ -75,13 +74,12 @@ def test_the_prior_is_learned_when_the_budget_is_seen_and_stage_2_takes_it_over(
     module.load_state_dict(state)
     assert same(substate(module.state_dict(), "prior."), substate(state, "prior."))
 
-    tiny.run(tmp_path, "vae", *few, "--ckpt_path", "last", "--model.budget", str(tiny.BUDGET + tiny.BATCH))
+    tiny.run(bare_root, "vae", *few, "--ckpt_path", "last", "--model.budget", str(tiny.BUDGET + tiny.BATCH))
     assert len(teachable) == 2 and mixture_of(path).keys() == first.keys() and not same(mixture_of(path), first)
 
 
-def test_no_components_no_learned_prior(trained, teachable, tmp_path):
-    (tmp_path / "cache").symlink_to(trained.root / "cache")
-    folder = tiny.run(tmp_path, "vae", "--model.prior_components", "0", "--model.budget", str(tiny.BATCH))
+def test_no_components_no_learned_prior(trained, teachable, bare_root):
+    folder = tiny.run(bare_root, "vae", "--model.prior_components", "0", "--model.budget", str(tiny.BATCH))
     assert not mixture_of(folder / "last.ckpt") and not teachable
     with pytest.raises(InputError, match=r"prior_components \(-1\)"):
         VAEModule(32, prior_components=-1)

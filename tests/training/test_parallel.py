@@ -26,8 +26,7 @@ from models.training import image_module
 from models.training.image_module import ImageModule, number_of_pieces
 from tests import tiny
 from tests.conftest import Trained
-from tests.training.test_controls import plain
-from tests.training.test_recipes import STEP, Record, fit, gan, portraits, vae
+from tests.training.recipes import STEP, Record, fit, gan, metrics, plain, portraits, vae
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -166,15 +165,6 @@ class Losses(pl.Callback):
             file.write(json.dumps(values | {"images_seen": module.images_seen}) + "\n")
 
 
-@pytest.fixture
-def root(trained: Trained, tmp_path: Path) -> Path:
-    """A folder of runs, with the trained stage 1 and the caches in it."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/vae").symlink_to(trained.vae)
-    (tmp_path / "cache").symlink_to(trained.root / "cache")
-    return tmp_path
-
-
 def losses(root: Path, name: str, rank: int = 0) -> list[dict[str, float]]:
     """The values of every step of a run, as a process has them."""
     return [json.loads(line) for line in (root / name / f"rank{rank}.jsonl").read_text().splitlines()]
@@ -187,7 +177,7 @@ def short(root: Path, stage: str, name: str, *options: str) -> tuple[dict[str, A
     clock = ["--model.budget=32", "--model.validate_every=16"]
     tiny.run(root, stage, "--name", name, *clock, f"--trainer.callbacks={json.dumps([callback])}", *options)
     folder = root / "runs" / name
-    return tiny.checkpoint(folder), json.loads((folder / "metrics.json").read_text())
+    return tiny.checkpoint(folder), metrics(folder)
 
 
 NO_WARMUP = "--model.rate_warmup=0"

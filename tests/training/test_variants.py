@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from models.vae.network import VAEConfig
 from models.vae.regulariser import mixture_moments, mmd_in_nats
 from tests import tiny
 from tests.conftest import Trained
-from tests.training.test_recipes import NET, attached, vae
+from tests.training.recipes import NET, attached, folder_of_runs, metrics, vae
 
 LIKELIHOODS = {"bin": log_bin_probability, "density": log_level_density}
 
@@ -190,23 +189,11 @@ def test_contradictions_are_refused_in_one_line(settings, said):
 # --- by config
 
 
-@pytest.fixture
-def root(trained: Trained, tmp_path: Path) -> Path:
-    """A folder for runs, with the cached data."""
-    (tmp_path / "cache").symlink_to(trained.root / "cache")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def untrained(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """The held-out values of a network that is as good as new."""
-    root = tmp_path_factory.mktemp("untrained")
-    (root / "cache").symlink_to(trained.root / "cache")
+    root = folder_of_runs(trained, tmp_path_factory.mktemp("untrained"), stage_1=False)
     return metrics(tiny.run(root, "vae", "--model.budget=8", "--model.learning_rate=1e-9"))
-
-
-def metrics(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 VARIANTS = {
@@ -222,9 +209,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_trains_from_a_config(root, untrained, variant):
+def test_every_variant_trains_from_a_config(bare_root, untrained, variant):
     options = ["--model.learning_rate=3e-3", "--model.validate_every=96", *VARIANTS[variant]]
-    found = metrics(tiny.run(root, "vae", *options))
+    found = metrics(tiny.run(bare_root, "vae", *options))
     names = found.keys() - {"train/regulariser"}
     assert names == untrained.keys() and ("train/regulariser" in found) == (variant in ("moments", "mmd"))
     assert found["val/bits_per_dimension"] < untrained["val/bits_per_dimension"] - 0.02
@@ -233,20 +220,20 @@ def test_every_variant_trains_from_a_config(root, untrained, variant):
 @pytest.mark.parametrize(
     "variant", [["--model.net.std=shared", "--model.likelihood=density", "--model.regulariser=mmd"], VARIANTS["fixed"]]
 )
-def test_a_variant_goes_on_after_a_kill_as_if_nothing_had_happened(root, variant):
+def test_a_variant_goes_on_after_a_kill_as_if_nothing_had_happened(bare_root, variant):
     options = [*variant, "--model.budget=32", "--model.validate_every=32", "--checkpoint_minutes=0"]
-    whole = tiny.checkpoint(tiny.run(root, "vae", *options))
-    shutil.rmtree(root / "runs")
+    whole = tiny.checkpoint(tiny.run(bare_root, "vae", *options))
+    shutil.rmtree(bare_root / "runs")
     kill = json.dumps([{"class_path": "tests.tiny.Kill", "init_args": {"images": 24}}])
     with pytest.raises(SystemExit):
-        tiny.run(root, "vae", *options, "--trainer.callbacks", kill)
-    resumed = tiny.checkpoint(tiny.run(root, "vae", *options, "--ckpt_path=last"))
+        tiny.run(bare_root, "vae", *options, "--trainer.callbacks", kill)
+    resumed = tiny.checkpoint(tiny.run(bare_root, "vae", *options, "--ckpt_path=last"))
     assert whole["degrain"] == resumed["degrain"] and whole["state_dict"].keys() == resumed["state_dict"].keys()
     assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in whole["state_dict"].items())
 
 
-def test_a_checkpoint_of_another_std_is_refused(root, capsys):
-    tiny.run(root, "vae", "--model.net.std=shared", "--model.budget=8")
+def test_a_checkpoint_of_another_std_is_refused(bare_root, capsys):
+    tiny.run(bare_root, "vae", "--model.net.std=shared", "--model.budget=8")
     with pytest.raises(SystemExit):
-        tiny.run(root, "vae", "--ckpt_path=last")
+        tiny.run(bare_root, "vae", "--ckpt_path=last")
     assert "its vae.std is shared, the config says pixel" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from models.evaluation.diagnostics import Diagnostics
 from models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
 from models.vae.latent_prior import LatentPrior
 from models.vae.network import VAE, VAEConfig
-from tests.training.test_recipes import NET, attached, vae
+from tests.training.recipes import NET, attached, vae
 from tests.vae.test_networks import photographs, shaken
 
 D, C = 5, 3

@@ -16,7 +16,7 @@ from models.vae.latent_prior import LatentPrior
 from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, PixelDecoder
 from models.vae.pixel_decoder import CausalConv, PixelConfig, coloured, eight_bit_draw
-from tests.training.test_expressive import CONFIGS
+from tests.training.recipes import CONFIGS
 from tests.vae.test_networks import CONFIG, photographs, shaken
 
 PIXELS = replace(CONFIG, pixels=PixelConfig(2, 6, 3))
