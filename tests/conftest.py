@@ -26,6 +26,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Seed the global stream, which new networks draw their weights from: no test depends on those before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Train a run of each stage on portraits."""

@@ -10,11 +10,6 @@ from models.gan.objective import discriminator_objective, generator_objective
 from tests.vae.test_networks import CONFIG, TINY, distribution, shaken
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("size", [128, 256])
 def test_a_training_step_of_the_gan(size):
     denoiser, discriminator, p = shaken(Denoiser(size, TINY)), shaken(Discriminator(size, TINY)), distribution(size)

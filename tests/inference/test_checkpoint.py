@@ -16,11 +16,6 @@ from models.vae.network import VAE
 from tests.vae.test_networks import CONFIG, STDS, TINY, shaken
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    torch.manual_seed(0)
-
-
 def small_pipeline(with_denoiser: bool, std: str = "pixel") -> Pipeline:
     """Build a small pipeline with changed weights and prior."""
     prior = LatentPrior(CONFIG.latent)

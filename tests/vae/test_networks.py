@@ -19,11 +19,6 @@ TINY = PyramidConfig(widths=(4, 6), blocks=1, patch=2)
 CONFIG = VAEConfig(latent=5, encoder=TINY, decoder=TINY)
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    torch.manual_seed(0)
-
-
 def shaken(net: nn.Module) -> nn.Module:
     """Move every weight, as training does, so that none is zero."""
     with torch.no_grad():

@@ -102,7 +102,7 @@ def test_a_drawn_image_depends_on_seed_and_number_alone():
     assert pipeline.rows == ("sample",)
     whole, one, other = (pipeline.draw(*which)["sample"] for which in ((7, range(4)), (7, range(2, 3)), (8, range(1))))
     assert (one[0] != whole[2]).float().mean() < 0.01  # a sum in another order, at the edge of a bin
-    assert (other[0] != whole[0]).float().mean() > 0.9
+    assert (other[0] != whole[0]).float().mean() > 0.8  # ends of the range are often equal
 
 
 # --- where it is Gaussian
