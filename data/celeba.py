@@ -24,12 +24,7 @@ class CelebASource:
 
     root (or root/celeba, where torchvision puts it) holds list_eval_partition.txt and img_align_celeba/ or
     img_align_celeba.zip, which is read without extracting it. Images that the partition does not name are ignored.
-
-    Args:
-        root: The folder.
-        crop: One of Crop.
-        download: Try torchvision's download if the files are not there.
-        partial: Go on if images that the partition names are missing.
+    Arguments are those of data.datamodule.CelebA.
     """
 
     def __init__(self, root: str | Path, crop: Crop = "c148", download: bool = False, partial: bool = False) -> None:

@@ -81,7 +81,12 @@ class TorchvisionDigits:
         self.name = f"torchvision-{root_tag(self.root)}"
         by_hand = f"put {', '.join(RAW)} into {self.raw}"
         if download and not self._present():
-            self._download(by_hand)
+            from torchvision.datasets import MNIST  # slow to import, and seldom needed
+
+            try:
+                MNIST(str(root), download=True)
+            except Exception as error:  # network, md5, disk: the way out is the same
+                raise InputError(f"digits: download failed ({first_line(error)}); {by_hand}") from None
         if not self._present():
             raise InputError(
                 f"digits: no MNIST in {self.raw}; {by_hand}, pass --data.download true, "
@@ -92,7 +97,7 @@ class TorchvisionDigits:
         return [self.raw / name for name in RAW]
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        from torchvision.datasets import MNIST  # slow to import, and needed only here
+        from torchvision.datasets import MNIST  # slow to import, and seldom needed
 
         try:
             mnist = MNIST(str(self.root), train=not held_out)
@@ -106,14 +111,6 @@ class TorchvisionDigits:
 
     def _present(self) -> bool:
         return all(path.is_file() for path in self.files())
-
-    def _download(self, by_hand: str) -> None:
-        from torchvision.datasets import MNIST
-
-        try:
-            MNIST(str(self.root), download=True)
-        except Exception as error:  # network, md5, disk: the way out is the same
-            raise InputError(f"digits: download failed ({first_line(error)}); {by_hand}") from None
 
 
 def digits(root: str | Path | None, download: bool) -> Digits:

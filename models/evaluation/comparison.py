@@ -23,11 +23,8 @@ from models.inference.pipeline import Pipeline
 from models.vae.latent_prior import PriorName
 
 NEIGHBOURS = ("nearest", "2nd nearest", "3rd nearest")
-SHOWN = 16
-"""Draws whose nearest training images are shown."""
-
-CPU_BATCH = 16
-"""Images per forward pass of the feature network on a CPU: more overflow its cache."""
+SHOWN = 16  # draws whose nearest training images are shown
+CPU_BATCH = 16  # images per forward pass of the feature network on a CPU: more overflow its cache
 
 
 class DrawComparison:

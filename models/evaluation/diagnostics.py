@@ -11,8 +11,7 @@ from models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
 from models.evaluation.regions import RegionCalibration, RegionReport
 from models.vae.flow import AutoregressiveFlow
 
-REFERENCE_REGION = "skin"
-"""The region whose std others are divided by; without it the first region that images have."""
+REFERENCE_REGION = "skin"  # others' std is divided by its std; without it, by that of the first region present
 
 
 class Diagnostics(nn.Module):

@@ -31,10 +31,7 @@ STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
 }
-
-
-styled = mpl.rc_context(STYLE)
-"""Decorator of functions that draw in this style."""
+styled = mpl.rc_context(STYLE)  # decorator of functions that draw in this style
 
 
 @styled

@@ -11,8 +11,7 @@ from models.core.errors import InputError
 from models.evaluation.digit_classifier import DigitClassifier, digit_classifier
 from models.evaluation.report import Findings, Subject
 
-SEED, BATCH = 0, 100
-"""Seed of the draws, and images drawn at once."""
+SEED, BATCH = 0, 100  # of the draws; images drawn at once
 
 
 @dataclass(frozen=True)

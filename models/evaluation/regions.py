@@ -15,8 +15,7 @@ from models.core.errors import InputError
 from models.core.gaussian import Gaussian
 from models.evaluation.calibration import interval_masks
 
-NEARLY_RIGHT = 0.1
-"""Largest squared error of a mean that is nearly right, as a share of the variance of the planted noise."""
+NEARLY_RIGHT = 0.1  # largest squared error of a mean that is nearly right, as a share of the planted variance
 
 
 def region_masks(regions: Tensor, count: int) -> Tensor:

@@ -15,11 +15,8 @@ from models.toys.ensemble import EnsembleMLP
 from models.toys.recipe import ToyModule
 from models.training.update import MovingAverage, Update, adam
 
-EVALUATION = 2
-"""Random stream of the toys' measurements; training has 0, evaluation 1."""
-
-AVERAGED_STEPS = 100
-"""Half-life of the average in steps. A longer one averages over answers that differ."""
+EVALUATION = 2  # random stream of the toys' measurements; training has 0, evaluation 1
+AVERAGED_STEPS = 100  # half-life of the average; a longer one averages over answers that differ
 
 
 class EnsembleGenerator(nn.Module):

@@ -18,9 +18,7 @@ from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig
 
 LIKELIHOODS = {"density": log_density, "bin": log_bin_probability}
-
-PAIRS = [(name, elbo) for name in LIKELIHOODS for elbo in (False, True)]
-"""(likelihood, elbo) of every network, in the order of the optimizers."""
+PAIRS = [(name, elbo) for name in LIKELIHOODS for elbo in (False, True)]  # of each optimizer, in their order
 
 
 class ToyTwinsModule(ToyModule):
