@@ -170,7 +170,7 @@ class ToyVectorsModule(ToyModule):
                 "excess_objective_to_em": (bound.distortion + bound.rate - lowest).max(),
             }
         theory = self.theory()
-        expected = torch.stack([descending(s.sample_variance) for s in theory])
+        expected = torch.stack([s.sample_variance for s in theory]).sort(descending=True).values
         best = [(e.low.clamp(min=self.floor**2), e.high) for e in self.expected_noise()]
         wrong = [torch.maximum(low - v, v - high) for v, (low, high) in zip(noise[:, 0], best, strict=True)]
         _, means, samples = self.spectra()
@@ -201,7 +201,8 @@ class ToyVectorsModule(ToyModule):
             lines.append(f"{'samples, spectrum':>28} {row(samples[i])}")
             if theory:
                 lines.append(f"{'closed form, means':>28} {row(theory[i].mean_variance)}")
-                lines.append(f"{'closed form, samples':>28} {row(descending(theory[i].sample_variance))}")
+                expected = theory[i].sample_variance.sort(descending=True).values
+                lines.append(f"{'closed form, samples':>28} {row(expected)}")
                 low, high = max(allowed[i].low.item(), 0), allowed[i].high.item()
                 span = f"{low:.4g}" if low == high else f"anything from {low:.4g} to {high:.4g}"
                 lines.append(f"{'sigma^2':>28} {decoder.noise_variance[i, 0]:.5g}; closed form {span}")
@@ -226,8 +227,3 @@ class ToyVectorsModule(ToyModule):
             noise, live = decoder.noise_variance[:, 0], self.live().sum(-1)
             drawn["kl_weight"] = vector_figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
         return drawn
-
-
-def descending(values: Tensor) -> Tensor:
-    """Return a vector in descending order."""
-    return values.sort(descending=True).values
