@@ -60,9 +60,8 @@ class Diagnostics(nn.Module):
             "marginal_variance": calibration.marginal_variance,
             "marginal_variance_gap": calibration.marginal_variance_gap,
         }
-        values |= {
-            f"coverage_{100 * level:g}": share for level, share in zip(LEVELS, calibration.coverage, strict=True)
-        }
+        for level, share in zip(LEVELS, calibration.coverage, strict=True):
+            values[f"coverage_{100 * level:g}"] = share
         report = self.region_report()
         if report is not None:
             present = report.present

@@ -58,11 +58,7 @@ def compare(drawn: ImageSet, real: ImageSet) -> dict[str, float]:
 
 
 class ResultTable:
-    """Rows of metrics against the same real images, collected seed by seed.
-
-    Args:
-        real: the images that every row is compared with.
-    """
+    """Rows of metrics, collected seed by seed; every row is compared with the same images, `real`."""
 
     def __init__(self, real: ImageSet) -> None:
         self.real = real

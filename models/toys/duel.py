@@ -20,15 +20,7 @@ AVERAGED_STEPS = 100  # half-life of the average; a longer one averages over ans
 
 
 class EnsembleGenerator(nn.Module):
-    """G(noise, condition), for M members.
-
-    Args:
-        noise: N.
-        size: D.
-        condition: C; 0 for a plain GAN.
-        skip: G is the noise plus a correction, so that a new denoiser returns the sample that it was given.
-        shape: members, width, depth and generator of the network.
-    """
+    """G(noise, condition), for M members; its arguments are those of Duel."""
 
     def __init__(self, noise: int, size: int, condition: int, skip: bool, **shape: Any) -> None:
         super().__init__()
@@ -52,7 +44,7 @@ class Duel(nn.Module):
         noise: N.
         size: D.
         condition: C; 0 makes a plain GAN.
-        skip: see EnsembleGenerator.
+        skip: G is the noise plus a correction, so that a new denoiser returns the sample that it was given.
         loss: of both networks.
         penalty_weight: gamma, the weight of the gradient penalties.
         shape: members, width, depth and generator of the networks.
