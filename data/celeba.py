@@ -24,12 +24,7 @@ class CelebASource:
 
     root (or root/celeba, where torchvision puts it) holds list_eval_partition.txt and img_align_celeba/ or
     img_align_celeba.zip, which is read without extracting it. Images that the partition does not name are ignored.
-
-    Args:
-        root: The folder.
-        crop: One of Crop.
-        download: Try torchvision's download if the files are not there.
-        partial: Go on if images that the partition names are missing.
+    Arguments are those of data.datamodule.CelebA.
     """
 
     def __init__(self, root: str | Path, crop: Crop = "c148", download: bool = False, partial: bool = False) -> None:
@@ -42,7 +37,12 @@ class CelebASource:
             raise InputError(f"CelebA: no folder {root}; pass --data.root DIR or --data.download true")
         if not (self.base / PARTITION).is_file():
             raise InputError(f"CelebA: no {PARTITION} in {self.base}; {BY_HAND} it")
-        self.images = self._open_images()
+        if (self.base / IMAGES).is_dir():
+            self.images = _Folder(self.base / IMAGES)
+        elif (self.base / ARCHIVE).is_file():
+            self.images = _Zip(self.base / ARCHIVE)
+        else:
+            raise InputError(f"CelebA: neither {IMAGES}/ nor {ARCHIVE} in {self.base}; {BY_HAND} it")
         self.name = f"celeba-{crop}-{root_tag(self.base)}"
 
     def items(self, split: str) -> Sequence[str]:
@@ -56,13 +56,6 @@ class CelebASource:
     def read(self, item: str, size: int) -> dict[str, np.ndarray]:
         where = f"{self.images.path}/{item}"
         return {"image": read_square(self.images.read(item), where, self.crop, size, self.converted)}
-
-    def _open_images(self) -> "_Folder | _Zip":
-        if (self.base / IMAGES).is_dir():
-            return _Folder(self.base / IMAGES)
-        if (self.base / ARCHIVE).is_file():
-            return _Zip(self.base / ARCHIVE)
-        raise InputError(f"CelebA: neither {IMAGES}/ nor {ARCHIVE} in {self.base}; {BY_HAND} it")
 
     @cached_property
     def _splits(self) -> dict[str, list[str]]:

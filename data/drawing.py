@@ -9,8 +9,7 @@ from math import cos
 
 import numpy as np
 
-REGIONS = ("background", "skin", "hair", "eyes", "brows", "mouth", "glasses", "clothes")
-"""Names of the values of a region map."""
+REGIONS = ("background", "skin", "hair", "eyes", "brows", "mouth", "glasses", "clothes")  # by value in a region map
 
 
 class Canvas:

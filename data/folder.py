@@ -95,12 +95,7 @@ class FolderSource:
 
     If root/train and root/valid exist they are the splits, and so is root/test; otherwise a share is held out for
     validation by a hash of each file's relative path, so that no file changes its split when others are added.
-    Without root/test, the test split is the validation split.
-
-    Args:
-        root: The folder.
-        crop: One of Crop.
-        valid_share: Share of the images held out for validation, in (0, 1).
+    Without root/test, the test split is the validation split. Arguments are those of data.datamodule.ImageFolder.
     """
 
     def __init__(self, root: str | Path, crop: Crop = "square", valid_share: float = 0.05) -> None:

@@ -64,10 +64,7 @@ class VectorDataModule(pl.LightningDataModule):
 class GaussianDataModule(VectorDataModule):
     """Draw x ~ N(0, S)."""
 
-    @property
-    @abstractmethod
-    def covariance(self) -> Tensor:
-        """Return S, (d, d) float64."""
+    covariance: Tensor  # S, (d, d) float64, set by subclasses
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
         root = torch.linalg.cholesky(self.covariance)
@@ -90,16 +87,12 @@ class GaussianVectors(GaussianDataModule):
         wrong = [value for value in std if not 0 < value < np.inf]
         if wrong or not std:
             raise InputError(f"--data.std {wrong[0] if wrong else '[]'}: give finite values t > 0")
-        self.std, self.rotation = [float(value) for value in std], rotation
-
-    @property
-    def covariance(self) -> Tensor:
-        variances = np.square(self.std)
-        if self.rotation is None:
-            return torch.diag(torch.from_numpy(variances))
-        square = np.random.default_rng(self.rotation).standard_normal((len(variances), len(variances)))
-        q = np.linalg.qr(square).Q
-        return torch.from_numpy((q * variances) @ q.T)
+        variances = np.square(std, dtype=np.float64)
+        if rotation is None:
+            self.covariance = torch.diag(torch.from_numpy(variances))
+        else:
+            q = np.linalg.qr(np.random.default_rng(rotation).standard_normal((len(std), len(std)))).Q
+            self.covariance = torch.from_numpy((q * variances) @ q.T)
 
 
 class FactorVectors(GaussianDataModule):
@@ -124,12 +117,9 @@ class FactorVectors(GaussianDataModule):
             raise InputError(
                 f"--data.noise {noise}, --data.factors {factors}: give stds > 0 and fewer factors than pixels"
             )
-        self.noise, self.factors, self.matrix = [float(value) for value in noise], factors, matrix
-
-    @property
-    def covariance(self) -> Tensor:
-        c = np.random.default_rng(self.matrix).standard_normal((len(self.noise), self.factors))
-        return torch.from_numpy(c @ c.T + np.diag(np.square(self.noise)))
+        self.noise = [float(value) for value in noise]
+        c = np.random.default_rng(matrix).standard_normal((len(noise), factors))
+        self.covariance = torch.from_numpy(c @ c.T + np.diag(np.square(self.noise)))
 
 
 class RandomVectors(GaussianDataModule):
@@ -144,12 +134,8 @@ class RandomVectors(GaussianDataModule):
         super().__init__(**common)
         if pixels < 1:
             raise InputError(f"--data.pixels {pixels}: give at least 1")
-        self.pixels, self.matrix = pixels, matrix
-
-    @property
-    def covariance(self) -> Tensor:
-        g = np.random.default_rng(self.matrix).standard_normal((self.pixels, self.pixels))
-        return torch.from_numpy(g @ g.T / self.pixels)
+        g = np.random.default_rng(matrix).standard_normal((pixels, pixels))
+        self.covariance = torch.from_numpy(g @ g.T / pixels)
 
 
 class AutoregressiveVectors(GaussianDataModule):
@@ -166,12 +152,8 @@ class AutoregressiveVectors(GaussianDataModule):
             raise InputError(
                 f"--data.pixels {pixels}, --data.correlation {correlation}: give d >= 1 and a value in (-1, 1)"
             )
-        self.pixels, self.correlation = pixels, correlation
-
-    @property
-    def covariance(self) -> Tensor:
-        i = torch.arange(self.pixels, dtype=torch.float64)
-        return self.correlation ** (i[:, None] - i).abs()
+        i = torch.arange(pixels, dtype=torch.float64)
+        self.covariance = correlation ** (i[:, None] - i).abs()
 
 
 class MixtureVectors(VectorDataModule):
@@ -187,20 +169,14 @@ class MixtureVectors(VectorDataModule):
         self.layout, self.std = layout, std if std is not None else {"grid": 0.05, "ring": 0.02}[layout]
         if not 0 < self.std < np.inf:
             raise InputError(f"--data.std {std}: give a finite value > 0")
-
-    @property
-    def centres(self) -> Tensor:
-        """Return the means of the Gaussians, (M, 2) float64."""
-        if self.layout == "grid":
-            axis = torch.arange(-4.0, 5.0, 2.0, dtype=torch.float64)
-            return torch.cartesian_prod(axis, axis)
+        axis = torch.arange(-4.0, 5.0, 2.0, dtype=torch.float64)
         angle = torch.arange(8, dtype=torch.float64) * (2 * torch.pi / 8)
-        return 2 * torch.stack([angle.cos(), angle.sin()], 1)
+        ring = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+        self.centres = torch.cartesian_prod(axis, axis) if layout == "grid" else ring  # (M, 2) float64
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        centres = self.centres
-        chosen = torch.from_numpy(rng.integers(len(centres), size=count))
-        return centres[chosen] + self.std * torch.from_numpy(rng.standard_normal((count, 2)))
+        chosen = torch.from_numpy(rng.integers(len(self.centres), size=count))
+        return self.centres[chosen] + self.std * torch.from_numpy(rng.standard_normal((count, 2)))
 
     def describe(self) -> dict[str, Any]:
         return {"source": type(self).__name__, "layout": self.layout, "std": self.std}

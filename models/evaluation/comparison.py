@@ -1,8 +1,7 @@
 """Comparison of drawn images with held-out ones, streaming: only features and sums of a set are kept."""
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial, reduce
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -23,11 +22,8 @@ from models.inference.pipeline import Pipeline
 from models.vae.latent_prior import PriorName
 
 NEIGHBOURS = ("nearest", "2nd nearest", "3rd nearest")
-SHOWN = 16
-"""Draws whose nearest training images are shown."""
-
-CPU_BATCH = 16
-"""Images per forward pass of the feature network on a CPU: more overflow its cache."""
+SHOWN = 16  # draws whose nearest training images are shown
+CPU_BATCH = 16  # images per forward pass of the feature network on a CPU: more overflow its cache
 
 
 class DrawComparison:
@@ -203,6 +199,6 @@ class FeatureCollector:
 
     def total(self, spectra: list[PowerSpectrum]) -> PowerSpectrum:
         """Return the spectrum of the images of all processes."""
-        mine = reduce(operator.add, spectra)
+        mine = sum(spectra[1:], start=spectra[0])
         count, total = (self.subject.all_gather(value).sum(0) for value in (mine.count, mine.total))
         return PowerSpectrum(count, total, mine.size)

@@ -11,8 +11,7 @@ from models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
 from models.evaluation.regions import RegionCalibration, RegionReport
 from models.vae.flow import AutoregressiveFlow
 
-REFERENCE_REGION = "skin"
-"""The region whose std others are divided by; without it the first region that images have."""
+REFERENCE_REGION = "skin"  # others' std is divided by its std; without it, by that of the first region present
 
 
 class Diagnostics(nn.Module):
@@ -61,9 +60,8 @@ class Diagnostics(nn.Module):
             "marginal_variance": calibration.marginal_variance,
             "marginal_variance_gap": calibration.marginal_variance_gap,
         }
-        values |= {
-            f"coverage_{100 * level:g}": share for level, share in zip(LEVELS, calibration.coverage, strict=True)
-        }
+        for level, share in zip(LEVELS, calibration.coverage, strict=True):
+            values[f"coverage_{100 * level:g}"] = share
         report = self.region_report()
         if report is not None:
             present = report.present

@@ -12,8 +12,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from models.core.errors import InputError
 
-FRECHET_LEAST = 2048
-"""With fewer images per set the Frechet distance is mostly bias."""
+FRECHET_LEAST = 2048  # with fewer images per set the Frechet distance is mostly bias
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,7 @@ STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
 }
-
-
-styled = mpl.rc_context(STYLE)
-"""Decorator of functions that draw in this style."""
+styled = mpl.rc_context(STYLE)  # decorator of functions that draw in this style
 
 
 @styled
@@ -131,15 +128,14 @@ def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
         right.semilogx(frequencies, (spectrum.power / data.power).log2().numpy(), **style)
     right.axhline(0, color=DATA, lw=4, alpha=0.6, zorder=0)
     right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="spectrum_gap, spectrum_error")
+    periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
     for ax in (left, right):
         ax.set(xlabel="cycles per pixel", xlim=(frequencies[0], frequencies[-1]))
-        periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
         ax.set_xticks([1 / period for period in periods], [f"1/{period}" for period in periods])
         ax.set_xticks([], minor=True)
+        ax.legend()
     left.set(ylabel="power, pixels in [0, 1]")
     left.set_title("Radial power spectrum of the luminance")
     right.set(ylabel="log2(power / data's)")
     right.set_title("The same divided by the data's: below 0 is too smooth, above too noisy")
-    for ax in (left, right):
-        ax.legend()
     return figure

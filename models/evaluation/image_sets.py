@@ -13,17 +13,11 @@ from models.evaluation.distances import FRECHET_LEAST, FeatureMoments, frechet_d
 from models.evaluation.manifold import manifold_scores
 from models.evaluation.spectrum import PowerSpectrum, spectrum_error, spectrum_gap
 
+# Metrics of a row, in the order of the table's columns, and of a prior, see prior_ladder.
 METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "spectrum_gap", "spectrum_error")
-"""Metrics of a row, in the order of the table's columns."""
-
 LADDER_METRICS = ("frechet", "ratio", "ratio_equal_n")
-"""Metrics of a prior, see prior_ladder."""
-
-LEAST_IMAGES = 6
-"""Least size of a set: every image needs five neighbours."""
-
-SUBSET = 1000
-"""Images in a subset of the kernel distance; all of a smaller set."""
+LEAST_IMAGES = 6  # least size of a set: every image needs five neighbours
+SUBSET = 1000  # images in a subset of the kernel distance; all of a smaller set
 
 
 @dataclass
@@ -64,11 +58,7 @@ def compare(drawn: ImageSet, real: ImageSet) -> dict[str, float]:
 
 
 class ResultTable:
-    """Rows of metrics against the same real images, collected seed by seed.
-
-    Args:
-        real: the images that every row is compared with.
-    """
+    """Rows of metrics, collected seed by seed; every row is compared with the same images, `real`."""
 
     def __init__(self, real: ImageSet) -> None:
         self.real = real

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,8 +10,7 @@ from models.core.errors import InputError
 from models.evaluation.digit_classifier import DigitClassifier, digit_classifier
 from models.evaluation.report import Findings, Subject
 
-SEED, BATCH = 0, 100
-"""Seed of the draws, and images drawn at once."""
+SEED, BATCH = 0, 100  # of the draws; images drawn at once
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class ModeCounts:
     @torch.no_grad()
     def measure(self) -> Findings:
         data = self.subject.data
-        classifier = digit_classifier(data.digits(held_out=False), data.digits(held_out=True), Path(data.cache))
+        classifier = digit_classifier(data.digits(held_out=False), data.digits(held_out=True), data.cache)
         labels = self.subject.collect("counting modes", self.labels(classifier.to(self.subject.device)), data.draws)
         values = {"digit_accuracy": classifier.accuracy.item()}
         for row, modes in labels.items():

@@ -14,8 +14,7 @@ from models.evaluation.calibration import SumMetric
 from models.evaluation.regions import region_masks
 from models.gan.objective import variance_over_noise
 
-WHOLE = "image"
-"""Name of all pixels together."""
+WHOLE = "image"  # name of all pixels together
 
 
 @dataclass  # not frozen: torchmetrics walks through the result of compute()

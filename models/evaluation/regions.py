@@ -10,13 +10,13 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
 from models.evaluation.calibration import interval_masks
 
-NEARLY_RIGHT = 0.1
-"""Largest squared error of a mean that is nearly right, as a share of the variance of the planted noise."""
+NEARLY_RIGHT = 0.1  # largest squared error of a mean that is nearly right, as a share of the planted variance
 
 
 def region_masks(regions: Tensor, count: int) -> Tensor:
@@ -98,9 +98,9 @@ class RegionCalibration(Metric):
         Raises:
             InputError: no image had regions.
         """
-        rows = torch.cat(list(self.rows)) if isinstance(self.rows, list) and self.rows else self.rows
-        if not isinstance(rows, Tensor):
+        if not len(self.rows):
             raise InputError("calibration by region: no image had regions")
-        variance, error, *inside, planted, mean_error, share, settled, pixels = rows.cpu().unbind(-1)
+        rows = dim_zero_cat(self.rows).cpu()  # one tensor already, if it comes from several processes
+        variance, error, *inside, planted, mean_error, share, settled, pixels = rows.unbind(-1)
         known = () if planted.isnan().all() else (planted, mean_error, share, settled)
         return RegionReport(self.names, variance, error, torch.stack(inside, -1), pixels, *known)

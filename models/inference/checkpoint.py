@@ -28,9 +28,7 @@ PREFIXES = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module.", "genera
 """Prefix of each network's weights in a state dict; for G those of its moving average, which images are drawn with."""
 
 SUFFIX = ".safetensors"  # of exports
-
-FLOAT32 = "prior.cholesky"
-"""A matrix that exports keep in float32: densities need its inverse, whose rounding costs nats."""
+FLOAT32 = "prior.cholesky"  # exports keep it in float32: densities need its inverse, whose rounding costs nats
 
 UNREADABLE = (RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, pickle.PickleError, SafetensorError)
 """Errors that the readers raise for files that are damaged or of another kind."""

@@ -22,8 +22,7 @@ ROWS = ("mean", "std", "sample", "denoised")
 DRAW_STREAMS, PHOTOGRAPH_STREAMS = (0, 1), (2, 3)
 """Noise streams of an image, (latents, pixels): for draws, and for photographs by their number."""
 
-VARIATION_STREAM = 4
-"""Noise stream of the pixels for several denoisings of the same draw."""
+VARIATION_STREAM = 4  # noise stream of the pixels for several denoisings of the same draw
 
 
 class Networks(nn.Module):

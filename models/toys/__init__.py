@@ -7,11 +7,4 @@ from models.toys.mixture import ToyMixtureModule
 from models.toys.twins import ToyTwinsModule
 from models.toys.vectors import ToyVectorsModule
 
-__all__ = [
-    "CollapseModule",
-    "ToyGANModule",
-    "ToyGridModule",
-    "ToyMixtureModule",
-    "ToyTwinsModule",
-    "ToyVectorsModule",
-]
+__all__ = ["CollapseModule", "ToyGANModule", "ToyGridModule", "ToyMixtureModule", "ToyTwinsModule", "ToyVectorsModule"]

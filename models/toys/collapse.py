@@ -65,18 +65,14 @@ class CollapseModule(ToyModule):
         noise = self.noise().normal(len(x), len(self.vaes), self.latents)
         terms, loss, weight = {}, 0.0, warmed_up(self.progress, self.rate_warmup)
         for i, vae in enumerate(self.vaes):
-            distortion, rate = self.terms(vae, x, noise[:, i])
+            q = vae.encode(x)
+            distortion = -reduce(log_density(vae.decode(q.sample(noise[:, i])), x), "b c h w -> b", "sum")
+            rate = reduce(kl_to_standard_normal(q), "b d -> b", "sum")
             terms |= {f"distortion_{i}": distortion, f"rate_{i}": rate}
             loss = loss + (distortion + weight * rate).mean() / x[0].numel()
         self.count_images(batch)
         self.log_terms("train", terms)
         return loss  # a sum: the VAEs do not share parameters
-
-    def terms(self, vae: VAE, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return distortion and rate in nats per image, (B,)."""
-        q = vae.encode(x)
-        distortion = -reduce(log_density(vae.decode(q.sample(noise)), x), "b c h w -> b", "sum")
-        return distortion, reduce(kl_to_standard_normal(q), "b d -> b", "sum")
 
     # Results.
 
@@ -138,32 +134,24 @@ class CollapseModule(ToyModule):
             )
         return "\n".join(lines)
 
+    @styled
     def figures(self) -> dict[str, Figure]:
-        found = self.measured()
-        return {"collapse": draw_collapse(self.std, found["live"], found["rate"], found["eigenvalues"])}
-
-
-@styled
-def draw_collapse(std: Tensor, live: Tensor, rate: Tensor, eigenvalues: Tensor) -> Figure:
-    """Draw live latents and rate over the fixed std: the linear VAE's as lines, convolutional VAEs as dots.
-
-    Args:
-        std: fixed stds, (S,).
-        live: latents with Var_x E[z|x] > 0.01, (S,).
-        rate: nats per image, (S,).
-        eigenvalues: of the data's covariance, the largest k, (k,).
-    """
-    line = torch.logspace(std.min().log10() - 0.1, std.max().log10() + 0.1, 400, dtype=torch.float64)
-    theory = toy.directions(eigenvalues, line[:, None].square(), len(eigenvalues))
-    figure, (left, right) = new(10.5, 4.0, 2)
-    left.plot(line, theory.live.sum(-1), color=INK, lw=1.4, label="data: eigenvalues > std²")
-    left.plot(std, live, "o", color=MEAN, ms=8, label="convolutional VAE")
-    left.set(xscale="log", xlabel="fixed std of every pixel", ylabel="live latents", ylim=(-1, 1.06 * len(eigenvalues)))
-    left.set_title("Latents die one by one as the std grows")
-    left.legend(loc="lower left")
-    right.plot(line, theory.rate.sum(-1), color=INK, lw=1.4, label="linear VAE: sum of log(l/std²)/2")
-    right.plot(std, rate, "o", color=SAMPLE, ms=8, label="convolutional VAE")
-    right.set(xscale="log", xlabel="fixed std of every pixel", ylabel="rate, nats per image")
-    right.set_title("What the code says of an image")
-    right.legend()
-    return figure
+        """Draw live latents and rate over the fixed std: the linear VAE's as lines, convolutional VAEs as dots."""
+        found, std = self.measured(), self.std
+        eigenvalues = found["eigenvalues"]
+        line = torch.logspace(std.min().log10() - 0.1, std.max().log10() + 0.1, 400, dtype=torch.float64)
+        theory = toy.directions(eigenvalues, line[:, None].square(), len(eigenvalues))
+        figure, (left, right) = new(10.5, 4.0, 2)
+        left.plot(line, theory.live.sum(-1), color=INK, lw=1.4, label="data: eigenvalues > std²")
+        left.plot(std, found["live"], "o", color=MEAN, ms=8, label="convolutional VAE")
+        left.set(ylabel="live latents", ylim=(-1, 1.06 * len(eigenvalues)))
+        left.set_title("Latents die one by one as the std grows")
+        left.legend(loc="lower left")
+        right.plot(line, theory.rate.sum(-1), color=INK, lw=1.4, label="linear VAE: sum of log(l/std²)/2")
+        right.plot(std, found["rate"], "o", color=SAMPLE, ms=8, label="convolutional VAE")
+        right.set(ylabel="rate, nats per image")
+        right.set_title("What the code says of an image")
+        right.legend()
+        for ax in (left, right):
+            ax.set(xscale="log", xlabel="fixed std of every pixel")
+        return {"collapse": figure}

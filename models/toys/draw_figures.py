@@ -20,27 +20,22 @@ def outline(ax: Axes, name: str, values: Tensor, t: float, edges: Tensor, colour
 
 
 @styled
-def histograms(t: Tensor, relative: Tensor, found: toy.Optimum, count: int = 200_000, seed: int = 0) -> Figure:
+def histograms(t: Tensor, relative: Tensor, found: toy.Optimum) -> Figure:
     """Draw data, mean images and true samples of the trained model, z ~ N(0, 1), before and after the collapse.
 
     Args:
         t: data stds, (T,); the one nearest to 1 is shown.
         relative: beta/t^2, (N,); those nearest to 1 and to 4 are shown.
         found: trained on the integrated and on the sampled loss, each (2, T, N).
-        count: draws.
-        seed: of the draws.
     """
     i = int((t - 1).abs().argmin())
     std = t[i].item()
-    rng = torch.Generator().manual_seed(seed)
-    x, z, eps = torch.randn(3, count, generator=rng, dtype=torch.float64)
+    x, z, eps = torch.randn(3, 200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     figure, axes = new(11, 4.0, 2, sharey=True)
     edges = torch.linspace(-4.5 * std, 4.5 * std, 121, dtype=torch.float64)
-    stages = (
-        ("Before collapse", 1.0, "means too narrow, samples exact"),
-        ("After", 4.0, "means empty, samples too wide"),
-    )
-    for ax, (when, wanted, verdict) in zip(axes, stages, strict=True):
+    before = ("Before collapse", 1.0, "means too narrow, samples exact")
+    after = ("After", 4.0, "means empty, samples too wide")
+    for ax, (when, wanted, verdict) in zip(axes, (before, after), strict=True):
         j = int((relative - wanted).abs().argmin())
         noise = (relative[j] * std**2 / 2).sqrt()
         means = found.c[0, i, j] * z
@@ -81,16 +76,13 @@ def denoised(t: float, sigma: Tensor, draws: dict[str, Tensor]) -> Figure:
 
 
 @styled
-def mixture(
-    points: dict[str, Tensor], quality: dict[str, tuple[Tensor, Tensor]], modes: int, shown: int = 3000
-) -> Figure:
+def mixture(points: dict[str, Tensor], quality: dict[str, tuple[Tensor, Tensor]], modes: int) -> Figure:
     """Draw points of every method in the plane, with modes found and the share of high-quality points.
 
     Args:
-        points: by method, (n, 2).
+        points: by method, (n, 2); at most 3,000 are shown.
         quality: by method, modes found and the share of points within 3 std of one.
         modes: in all.
-        shown: points on each panel.
     """
     columns = -(-len(points) // 2)
     figure, axes = new(3.0 * columns, 6.8, columns, 2, sharex=True, sharey=True)
@@ -98,7 +90,7 @@ def mixture(
     colours = {"data": DATA, "VAE mean": MEAN, "VAE sample": SAMPLE, "VAE + GAN": DENOISED}
     reach = 1.25 * points["data"].abs().max().item()
     for ax, (name, xy) in zip(axes, points.items(), strict=False):
-        ax.scatter(*xy[:shown].T, s=2, alpha=0.35, color=colours.get(name, INK), linewidths=0, rasterized=True)
+        ax.scatter(*xy[:3000].T, s=2, alpha=0.35, color=colours.get(name, INK), linewidths=0, rasterized=True)
         found, share = quality[name]
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         ax.set_title(f"{name}\n{found:.0f} of {modes} modes, {100 * share:.0f} % within 3 std", fontsize=9.5)

@@ -15,23 +15,12 @@ from models.toys.ensemble import EnsembleMLP
 from models.toys.recipe import ToyModule
 from models.training.update import MovingAverage, Update, adam
 
-EVALUATION = 2
-"""Random stream of the toys' measurements; training has 0, evaluation 1."""
-
-AVERAGED_STEPS = 100
-"""Half-life of the average in steps. A longer one averages over answers that differ."""
+EVALUATION = 2  # random stream of the toys' measurements; training has 0, evaluation 1
+AVERAGED_STEPS = 100  # half-life of the average; a longer one averages over answers that differ
 
 
 class EnsembleGenerator(nn.Module):
-    """G(noise, condition), for M members.
-
-    Args:
-        noise: N.
-        size: D.
-        condition: C; 0 for a plain GAN.
-        skip: G is the noise plus a correction, so that a new denoiser returns the sample that it was given.
-        shape: members, width, depth and generator of the network.
-    """
+    """G(noise, condition), for M members; its arguments are those of Duel."""
 
     def __init__(self, noise: int, size: int, condition: int, skip: bool, **shape: Any) -> None:
         super().__init__()
@@ -55,7 +44,7 @@ class Duel(nn.Module):
         noise: N.
         size: D.
         condition: C; 0 makes a plain GAN.
-        skip: see EnsembleGenerator.
+        skip: G is the noise plus a correction, so that a new denoiser returns the sample that it was given.
         loss: of both networks.
         penalty_weight: gamma, the weight of the gradient penalties.
         shape: members, width, depth and generator of the networks.

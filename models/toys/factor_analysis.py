@@ -10,27 +10,21 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.gaussian import soft_floor
+from models.toys import linear_vae
 from models.toys.linear_gaussian import require_latents
-from models.toys.linear_vae import (
-    LOG_2PI,
-    LinearDecoder,
-    LinearEncoder,
-    aggregate_covariance,
-    best_encoder,
-    require_symmetric,
-    trace,
-)
+from models.toys.linear_vae import LinearDecoder, LinearEncoder, aggregate_covariance
 
 
 def negative_log_likelihood(decoder: LinearDecoder, covariance: Tensor) -> Tensor:
     """[10] Return E[-log p(x)] = (d log(2 pi) + log det M + tr(M^-1 S))/2, M = C C^T + diag sigma^2, (...), in nats."""
-    require_symmetric("covariance", covariance)
+    linear_vae.require_symmetric("covariance", covariance)
     model = decoder.sample_covariance
-    return 0.5 * (model.shape[-1] * LOG_2PI + torch.logdet(model) + trace(torch.linalg.solve(model, covariance)))
+    distance = linear_vae.trace(torch.linalg.solve(model, covariance))
+    return 0.5 * (model.shape[-1] * linear_vae.LOG_2PI + torch.logdet(model) + distance)
 
 
 def noise_above_floor(logstd: Tensor, floor: float) -> Tensor:
-    """[10] Return E[-log p(x)] = (d log(2 pi) + log det M + tr(M^-1 S))/2, M = C C^T + diag sigma^2, (...), nats."""
+    """[10] Return sigma^2, (...), for unbounded `logstd` (...): log sigma is that with a soft floor at log(floor)."""
     if not floor > 0:
         raise InputError(f"toy Gaussian: floor = {floor:g} on sigma; give a floor > 0")
     return (2 * soft_floor(logstd, math.log(floor))).exp()
@@ -52,7 +46,7 @@ def em_step(decoder: LinearDecoder, covariance: Tensor, floor: float = 0.0, shar
         InputError: more latents than dimensions, or a covariance that is not symmetric.
     """
     require_latents(decoder.matrix.shape[-1], decoder.matrix.shape[-2])
-    encoder = best_encoder(decoder)
+    encoder = linear_vae.best_encoder(decoder)
     across = covariance @ encoder.matrix.mT  # (d, k)
     matrix = torch.linalg.solve(aggregate_covariance(encoder, covariance), across, left=False)
     noise = (covariance - matrix @ across.mT).diagonal(dim1=-2, dim2=-1)

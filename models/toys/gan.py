@@ -107,7 +107,8 @@ class ToyGANModule(ToyModule):
 
     def spectra(self) -> dict[str, Tensor]:
         """Return the eigenvalues, descending, of the covariances of the draws, each (M, d)."""
-        return {name: linear_vae.spectrum(covariance_of(values)) for name, values in self.draw().items()}
+        draws = {name: values.double() for name, values in self.draw().items()}
+        return {name: linear_vae.spectrum(x.mT @ x / self.count) for name, x in draws.items()}  # moments about 0
 
     def errors(self) -> dict[str, Tensor]:
         """Return by name, (M,), W1 above that of exact samples, over t (d = 1), or the worst relative eigenvalue."""
@@ -144,9 +145,3 @@ class ToyGANModule(ToyModule):
         s = {name: spectrum[0] for name, spectrum in self.spectra().items()}
         noise = self.std[0].square()
         return {"spectra": vector_figures.spectra(values, s["means"], s["samples"], noise, s["denoised"])}
-
-
-def covariance_of(values: Tensor) -> Tensor:
-    """Return the second moments about 0 of (M, B, d) in float64, (M, d, d)."""
-    values = values.double()
-    return values.mT @ values / values.shape[-2]

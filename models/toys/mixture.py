@@ -25,11 +25,8 @@ from models.toys.recipe import ToyModule
 from models.training.schedule import Schedule, warmed_up
 from models.training.update import Update, adam
 
-FLOW_EVERY = 4
-"""Steps between those of the flow, which learns faster than the GAN and takes as long as all other steps together."""
-
-GRADIENT_CLIP = 10.0
-"""Largest norm of one network's gradient, in nats: that of a narrow mode's density has no bound."""
+FLOW_EVERY = 4  # steps: the flow learns faster than the GAN, and its step takes as long as all others together
+GRADIENT_CLIP = 10.0  # largest norm of one network's gradient, in nats: a narrow mode's density has no bound
 
 
 class ToyMixtureModule(ToyModule):

@@ -18,9 +18,7 @@ from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig
 
 LIKELIHOODS = {"density": log_density, "bin": log_bin_probability}
-
-PAIRS = [(name, elbo) for name in LIKELIHOODS for elbo in (False, True)]
-"""(likelihood, elbo) of every network, in the order of the optimizers."""
+PAIRS = [(name, elbo) for name in LIKELIHOODS for elbo in (False, True)]  # of each optimizer, in their order
 
 
 class ToyTwinsModule(ToyModule):
@@ -118,13 +116,7 @@ class ToyTwinsModule(ToyModule):
 
 @styled
 def draw_distances(seen: Tensor, distance: dict[str, Tensor], beta: float) -> Figure:
-    """Draw the distance of the twins over the images seen, by likelihood.
-
-    Args:
-        seen: training images at each measurement, (P,).
-        distance: by likelihood (density, bin), their distance over that from the start, (P,).
-        beta: KL weight.
-    """
+    """Draw the distance of the twins over that from the start, by likelihood, (P,), over the images `seen`, (P,)."""
     figure, (ax,) = new(6.8, 4.2)
     names = {"density": ("Gaussian density", MEAN), "bin": ("likelihood of the 8-bit value", SAMPLE)}
     for name, values in distance.items():

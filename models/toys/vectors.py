@@ -3,6 +3,7 @@
 Axes: W trials, B batch, d data, k latents.
 """
 
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -65,7 +66,6 @@ class ToyVectorsModule(ToyModule):
         if sigma != "fixed" and not 0 < floor < min(std):
             raise InputError(f"toy vectors: floor {floor}: give a value between 0 and the least std {min(std)}")
         self.latents, self.sigma, self.floor, self.loss = latents, sigma, floor, loss
-        self.em: linear_vae.LinearDecoder | None = None
         self.start = torch.tensor(std * (trials // len(std)), dtype=torch.float64)  # (W,)
         self.kl_weight = torch.tensor(kl_weight * (trials // len(kl_weight)), dtype=torch.float64)  # (W,)
 
@@ -146,11 +146,10 @@ class ToyVectorsModule(ToyModule):
         bound = linear_vae.elbo(self.encoder(), self.decoder(), self.covariance)
         return bound.distortion + self.kl_weight * bound.rate - torch.stack(lowest)
 
-    def factor_analysis(self) -> linear_vae.LinearDecoder:
+    @cached_property
+    def em(self) -> linear_vae.LinearDecoder:
         """Return EM's solution from another start, to compare sigmas per pixel with; they have no closed form."""
-        if self.em is None:
-            self.em = fa.factor_analysis(self.covariance, self.latents, self.floor, self.schedule.seed + 1)
-        return self.em
+        return fa.factor_analysis(self.covariance, self.latents, self.floor, self.schedule.seed + 1)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
@@ -159,7 +158,7 @@ class ToyVectorsModule(ToyModule):
         aggregate = linear_vae.aggregate_covariance(encoder, covariance)
         values = {"aggregate_gap": (aggregate - torch.eye(self.latents).to(covariance)).abs().amax()}
         if self.sigma == "pixel":
-            em, off_floor = self.factor_analysis(), noise.sqrt() > 1.1 * self.floor
+            em, off_floor = self.em, noise.sqrt() > 1.1 * self.floor
             gap = fa.marginal_variance_gap(encoder, decoder, covariance)
             bound = linear_vae.elbo(encoder, decoder, covariance)
             lowest = fa.negative_log_likelihood(em, covariance)
@@ -170,7 +169,7 @@ class ToyVectorsModule(ToyModule):
                 "excess_objective_to_em": (bound.distortion + bound.rate - lowest).max(),
             }
         theory = self.theory()
-        expected = torch.stack([descending(s.sample_variance) for s in theory])
+        expected = torch.stack([s.sample_variance for s in theory]).sort(descending=True).values
         best = [(e.low.clamp(min=self.floor**2), e.high) for e in self.expected_noise()]
         wrong = [torch.maximum(low - v, v - high) for v, (low, high) in zip(noise[:, 0], best, strict=True)]
         _, means, samples = self.spectra()
@@ -201,13 +200,14 @@ class ToyVectorsModule(ToyModule):
             lines.append(f"{'samples, spectrum':>28} {row(samples[i])}")
             if theory:
                 lines.append(f"{'closed form, means':>28} {row(theory[i].mean_variance)}")
-                lines.append(f"{'closed form, samples':>28} {row(descending(theory[i].sample_variance))}")
+                expected = theory[i].sample_variance.sort(descending=True).values
+                lines.append(f"{'closed form, samples':>28} {row(expected)}")
                 low, high = max(allowed[i].low.item(), 0), allowed[i].high.item()
                 span = f"{low:.4g}" if low == high else f"anything from {low:.4g} to {high:.4g}"
                 lines.append(f"{'sigma^2':>28} {decoder.noise_variance[i, 0]:.5g}; closed form {span}")
             else:
                 lines.append(f"{'std at each pixel':>28} {row(decoder.noise_variance[i].sqrt())}")
-                lines.append(f"{'by EM from another start':>28} {row(self.factor_analysis().noise_variance.sqrt())}")
+                lines.append(f"{'by EM from another start':>28} {row(self.em.noise_variance.sqrt())}")
                 if hasattr(self.data, "noise"):
                     lines.append(f"{'planted':>28} {row(torch.tensor(self.data.noise))}")
         return "\n".join(lines + [f"{name:>28} {value:.3g}" for name, value in self.metrics().items()])
@@ -226,8 +226,3 @@ class ToyVectorsModule(ToyModule):
             noise, live = decoder.noise_variance[:, 0], self.live().sum(-1)
             drawn["kl_weight"] = vector_figures.kl_weight(values, self.latents, self.kl_weight, noise, live, self.floor)
         return drawn
-
-
-def descending(values: Tensor) -> Tensor:
-    """Return a vector in descending order."""
-    return values.sort(descending=True).values

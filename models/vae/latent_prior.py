@@ -21,20 +21,10 @@ from models.vae.flow import AutoregressiveFlow, FlowConfig
 
 PriorName = Literal["learned", "fitted", "standard", "flow"]
 
-HELD_OUT_EVERY = 10
-"""One image of so many is held out to judge the learned prior."""
-
-LEAST_IMAGES = 1000
-"""With fewer a mixture of many latents memorises them, and too few are held out to tell."""
+LEAST_IMAGES = 1000  # with fewer a mixture of many latents memorises them, and too few are held out to tell
 
 SHRINKAGE = 0.1
 """Share of the fitted Gaussian's covariance in each component's: some thousand images alone do not settle one."""
-
-JITTERS = (1e-6, 1e-4, 1e-2, 1.0)
-"""Shares of the mean variance added to the fitted covariance, tried in turn until it has a Cholesky factor."""
-
-LEAST_VARIANCE = 1e-12
-"""Lower bound of that mean variance, which is 0 for codes that are all the same."""
 
 multivariate_normal = partial(distributions.MultivariateNormal, validate_args=False)
 
@@ -160,14 +150,15 @@ class LatentPrior(nn.Module):
     def fit(self, mean: Tensor, covariance: Tensor) -> None:
         """Take over the moments of q(z), (D,) and (D, D), with a jitter of 1e-6 of the mean variance.
 
-        A covariance that is singular in spite of it (codes that are all the same) gets the smallest larger jitter that
-        helps. Moments that none helps, or that are not finite, change nothing. The learned prior is dropped: it is in
-        units of the Gaussian before.
+        A covariance that is singular in spite of it gets the smallest larger jitter that helps. Moments that none
+        helps, or that are not finite, change nothing. The learned prior is dropped: it is in units of the Gaussian
+        before.
         """
         if not (mean.isfinite().all() and covariance.isfinite().all()):
             return
-        unit = covariance.diagonal().mean().clamp(min=LEAST_VARIANCE) * torch.eye(len(covariance)).to(covariance)
-        for jitter in JITTERS:
+        variance = covariance.diagonal().mean().clamp(min=1e-12)  # it is 0 for codes that are all the same
+        unit = variance * torch.eye(len(covariance)).to(covariance)
+        for jitter in (1e-6, 1e-4, 1e-2, 1.0):
             factor, failed = torch.linalg.cholesky_ex(covariance + jitter * unit)
             if not failed:
                 self.mean.copy_(mean)
@@ -192,7 +183,7 @@ class LatentPrior(nn.Module):
         self.mixture = None
         if len(draws.z) < max(LEAST_IMAGES, 2 * components):
             return {}
-        held = torch.arange(len(draws.z), device=draws.z.device) % HELD_OUT_EVERY == 0
+        held = torch.arange(len(draws.z), device=draws.z.device) % 10 == 0
         self.mixture = Mixture.fitted_to(self.whitened(rearrange(draws.z[~held], "n v d -> (n v) d")), components, seed)
         valid = LatentDraws(rearrange(draws.z[held], "n v d -> (n v) d"), rearrange(draws.log_q[held], "n v -> (n v)"))
         rates = {name: self.rate(valid, name).mean().item() for name in self.names}

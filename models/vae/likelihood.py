@@ -11,11 +11,8 @@ from torch import Tensor
 
 from models.core.gaussian import Gaussian, log_density
 
-HALF_BIN = 0.5 / 255
-"""Half the width of an 8-bit value's bin, in [0, 1] pixel units."""
-
-LogLikelihood = Callable[[Gaussian, Tensor], Tensor]
-"""A log likelihood of every pixel: (p, x) -> nats, elementwise."""
+HALF_BIN = 0.5 / 255  # half the width of an 8-bit value's bin, in [0, 1] pixel units
+LogLikelihood = Callable[[Gaussian, Tensor], Tensor]  # of every pixel: (p, x) -> nats, elementwise
 
 
 def log_bin_probability(p: Gaussian, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
 
+# Scales s of the kernel of `mmd`, in units of 2 D: the mean squared distance between two draws of N(0, I).
 KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Scales s of the kernel of `mmd`, in units of 2 D: the mean squared distance between two draws of N(0, I)."""
 
 
 def floored_kl(kl: Tensor, least: float) -> Tensor:
