@@ -27,7 +27,7 @@ def refuse_stage_1(module: "VAEModule") -> None:
     m = module
     refuse_if(not 0 <= m.rate_warmup <= 1, f"rate_warmup ({m.rate_warmup}) is a share of the budget, from 0 to 1")
     refuse_if(
-        m.gradient_clip <= 0 or m.prior_images < 1 or m.prior_components < 0,
+        not m.gradient_clip > 0 or m.prior_images < 1 or m.prior_components < 0,
         f"gradient_clip ({m.gradient_clip}) must be positive, prior_images ({m.prior_images}) at least 1, "
         f"prior_components ({m.prior_components}) at least 0",
     )
@@ -103,7 +103,7 @@ def refuse_adversary(penalty_weight: float, penalty_every: int, translate: float
     Raises:
         InputError: names them.
     """
-    refuse_if(penalty_weight < 0, f"penalty_weight ({penalty_weight}) must not be negative")
+    refuse_if(not 0 <= penalty_weight < inf, f"penalty_weight ({penalty_weight}) must be finite and not negative")
     refuse_if(not 0 <= translate <= 0.5, f"translate ({translate}) is a share of the side, from 0 to 0.5")
     refuse_if(
         min(penalty_every, ema_images) < 1,
@@ -130,8 +130,8 @@ def refuse_stage_2(
         f"ratio_images ({ratio_images}) must be at least 1, ratio_draws ({ratio_draws}) at least 2",
     )
     refuse_if(
-        spread_weight < 0 or spread_every < 1,
-        f"spread_weight ({spread_weight}) must not be negative, spread_every ({spread_every}) at least 1",
+        not 0 <= spread_weight < inf or spread_every < 1,
+        f"spread_weight ({spread_weight}) must be finite and not negative, spread_every ({spread_every}) at least 1",
     )
     refuse_if(
         spread_weight and loss == "l2",

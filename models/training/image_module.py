@@ -64,13 +64,16 @@ class ImageModule(Recipe):
         return rearrange(parts, "w b ... -> (b w) ...")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the number of skipped steps, and at every log interval look at it, for which the host must wait.
+        """Log the number of skipped steps, and end a run in which too many in a row were skipped.
+
+        On an accelerator the host would wait for it, and so looks every PATIENCE steps and at the end of a leg alone.
 
         Raises:
-            InputError: too many in a row.
+            InputError: PATIENCE steps or more in a row.
         """
         self.log("train/skipped_steps", self.skips[0].float(), on_step=True, on_epoch=False)
-        if self.images_seen // self.global_batch(batch) % self.trainer.log_every_n_steps == 0:
+        number = self.images_seen // self.global_batch(batch)
+        if self.device.type == "cpu" or number % PATIENCE == 0 or self.trainer.is_last_batch:
             in_a_row = int(self.skips[1])
             if in_a_row >= PATIENCE:
                 raise diverged(self, f"{in_a_row} steps in a row were not finite and skipped")

@@ -142,7 +142,7 @@ class Recipe(pl.LightningModule):
             of_the_position |= name.startswith("prior.mixture.")  # there from the end of stage 1 on
             if not of_the_position and theirs.get(name) != mine.get(name):
                 said = f"its {name} is {theirs.get(name)}, the config says {mine.get(name)}"
-                raise InputError(f"checkpoint {path}: {said}")
+                raise InputError(f"checkpoint {path}: {said}; give its own config or another --name")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         skipped_steps, skipped_in_a_row = self.skips.tolist()

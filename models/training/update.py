@@ -72,8 +72,8 @@ class Update:
         if scaler is None:
             self.optimizer.optimizer.found_inf = self.skipped.to(torch.float32)  # a fused Adam then changes nothing
         elif self.skipped:
-            for parameter in parameters:
-                parameter.grad.fill_(inf)  # and so the scaler skips the step, and lowers its scale
+            for gradient in (p.grad for p in parameters if p.grad is not None):
+                gradient.fill_(inf)  # and so the scaler skips the step, and lowers its scale
         self.optimizer.step()
         self.terms = {name: torch.stack([terms[name] for terms in self.found]) for name in self.found[0]}
 

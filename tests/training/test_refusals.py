@@ -27,7 +27,15 @@ def test_nonsense_is_refused_in_one_line(trained, stage, settings, said):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"rate_warmup": -0.1}, {"rate_warmup": 1.1}, {"gradient_clip": 0.0}, {"prior_images": 0}], ids=str
+    "settings",
+    [
+        {"rate_warmup": -0.1},
+        {"rate_warmup": 1.1},
+        {"gradient_clip": 0.0},
+        {"gradient_clip": float("nan")},
+        {"prior_images": 0},
+    ],
+    ids=str,
 )
 def test_nonsense_of_stage_1_is_refused_in_one_line(settings):
     [(name, value)] = settings.items()
@@ -39,6 +47,8 @@ def test_nonsense_of_stage_1_is_refused_in_one_line(settings):
     "settings",
     [
         {"penalty_weight": -1.0},
+        {"penalty_weight": float("nan")},
+        {"spread_weight": float("inf")},
         {"penalty_every": 0},
         {"translate": -0.1},
         {"translate": 0.6},

@@ -1,6 +1,7 @@
 """The clock that counts images, and what depends on it: rates, weights, noise, validations."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -128,16 +129,21 @@ def test_positions_are_logged_exactly_beyond_the_whole_numbers_of_float32():
     assert logged == {"step": 2**24 + 1}
 
 
-def test_skipped_steps_end_a_run_at_a_log_interval():
-    module = attached(vae(), log_every_n_steps=4, precision="32-true", default_root_dir="none")
+@pytest.mark.parametrize("every", [0, 4, 1000])
+@pytest.mark.parametrize(("device", "number", "last", "looks"), [
+    ("cpu", 3, False, True),
+    ("cuda:0", PATIENCE - 1, False, False),
+    ("cuda:0", PATIENCE, False, True),
+    ("cuda:0", 3, True, True),
+])  # fmt: skip
+def test_skipped_steps_end_a_run_whatever_is_logged(every, device, number, last, looks):
+    settings = {"log_every_n_steps": every, "precision": "32-true", "default_root_dir": "none", "is_last_batch": last}
+    module = attached(vae(), **settings)
     module.log = lambda *args, **options: None
     module.skips.copy_(torch.tensor([30, PATIENCE]))
-    batch = {"image": torch.zeros(STEP, 3, 32, 32)}
-    module.images_seen = 3 * STEP
-    module.on_train_batch_end(None, batch, 0)
-    module.images_seen = 4 * STEP
-    with pytest.raises(InputError, match=f"{PATIENCE} steps in a row"):
-        module.on_train_batch_end(None, batch, 0)
+    module._device, module.images_seen = torch.device(device), number * STEP  # where an accelerator must not wait
+    with pytest.raises(InputError, match=f"{PATIENCE} steps in a row") if looks else nullcontext():
+        module.on_train_batch_end(None, {"image": torch.zeros(STEP, 3, 32, 32)}, 0)
 
 
 def test_gathered_rows_are_in_the_order_of_the_global_batch_and_own_ones_have_all_of_the_gradient():

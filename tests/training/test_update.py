@@ -57,6 +57,21 @@ def test_a_loss_that_is_not_finite_spoils_its_gradient_and_no_other(value):
     torch.testing.assert_close(weight.grad, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_skipped_step_under_a_gradient_scaler_passes_over_parameters_without_gradients():
+    network, scaler = nn.Linear(3, 1), torch.amp.GradScaler("cpu")
+    network.bias.requires_grad_(False)  # as the denoiser's gain, if it sees no noise
+    optimizer = Optimizer(network)
+    optimizer.step = lambda: (scaler.step(optimizer.optimizer), scaler.update())
+    plugin = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    module = SimpleNamespace(manual_backward=lambda loss: scaler.scale(loss).backward(), trainer=plugin)
+    before = snapshot(network)
+    update = Update(module, optimizer)
+    for x in update.over([torch.ones(2, 3)]):
+        update.backward(network(x).mean() * math.inf, {})
+    update.step()
+    assert update.skipped and moved(network, before) == set() and scaler.get_scale() == 2**15
+
+
 def test_pieces_have_the_gradient_of_their_mean_and_the_last_one_synchronises():
     network, x = nn.Linear(3, 2), torch.randn(12, 3)
     optimizer, twin = Optimizer(network), copy.deepcopy(network)
