@@ -70,7 +70,7 @@ class Recipe(pl.LightningModule):
     def count_images(self, batch: dict[str, Tensor], skipped: Tensor | None = None) -> None:
         """Count a global batch as seen, and whether its step was skipped; at the budget the Trainer stops."""
         self.images_seen += self.global_batch(batch)
-        self.trainer.should_stop = self.images_seen >= self.schedule.budget
+        self.trainer.should_stop = self.finished
         if skipped is not None:  # in all; in a row
             self.skips.add_(skipped).mul_(torch.stack([torch.ones_like(skipped), skipped]))
 

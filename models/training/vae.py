@@ -114,7 +114,7 @@ class VAEModule(ImageModule):
         p, distortion, minimised = reconstruct(self.vae, draws.z, target, log_likelihood, self.gradient)
         kl = rate(q, draws, self.prior)  # (B,)
         terms = statistics(p, x, distortion, kl, self.vae.config.std_floor)
-        weight = self.rate_weight * warmed_up(self.images_seen / self.schedule.budget, self.rate_warmup)
+        weight = self.rate_weight * warmed_up(self.progress, self.rate_warmup)
         if not self.couples_the_batch:
             return minimised.mean() + weight * kl.mean(), terms
         regulariser = self.regularisation(q, draws.z, noise)

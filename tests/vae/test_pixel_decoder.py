@@ -98,11 +98,12 @@ def test_levels_are_drawn_as_often_as_they_are_likely():
 
 
 def test_a_drawn_image_depends_on_seed_and_number_alone():
+    torch.manual_seed(1)
     pipeline = Pipeline(shaken(VAE(32, PIXELS)), LatentPrior(5))
     assert pipeline.rows == ("sample",)
     whole, one, other = (pipeline.draw(*which)["sample"] for which in ((7, range(4)), (7, range(2, 3)), (8, range(1))))
     assert (one[0] != whole[2]).float().mean() < 0.01  # a sum in another order, at the edge of a bin
-    assert (other[0] != whole[0]).float().mean() > 0.8  # ends of the range are often equal
+    assert (other[0] != whole[0]).float().mean() > 0.9
 
 
 # --- where it is Gaussian
