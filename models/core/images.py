@@ -26,12 +26,12 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: Tens
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == wish if isinstance(wish, int) else n > 0 for n, wish in sizes):
         raise InputError(f"{name} {tuple(value.shape)}: must be {wanted}")
+    if value.device != like.device:
+        raise InputError(f"{name} on {value.device}: the network is on {like.device}; move one of them there")
     # Autocast converts what is no float64.
     cast = torch.is_autocast_enabled(value.device.type) and value.is_floating_point() and value.dtype != torch.float64
     if value.dtype != like.dtype and not cast:
         raise InputError(f"{name} of {value.dtype}: must be {like.dtype}, as the network's weights are")
-    if value.device != like.device:
-        raise InputError(f"{name} on {value.device}: the network is on {like.device}; move one of them there")
 
 
 def check_images(x: Any, size: int, like: Tensor) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.layers import PyramidConfig
+from models.core.randomness import shown
 from models.vae.flow import FlowConfig
 from models.vae.network import VAEConfig
 from models.vae.pixel_decoder import PixelConfig
@@ -94,7 +95,11 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     Raises:
         InputError: no such file, no checkpoint, truncated, damaged, or not written by degrain.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"checkpoint {path}: is a folder; give the last.ckpt in it")
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; train it first or correct the path")
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.core.errors import InputError
 from models.core.images import check_tensor
 from models.core.layers import PyramidConfig
-from models.core.randomness import image_numbers, noise_of_images, shown
+from models.core.randomness import image_numbers, natural, noise_of_images, shown
 from models.gan.denoiser import Denoiser
 from models.gan.generator import Generator, GeneratorConfig
 from models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
@@ -127,9 +127,10 @@ class Pipeline(Networks):
         Raises:
             InputError: another seed, no numbers of images, a count below 2, or there is no denoiser.
         """
-        if self.denoiser is None or count < 2:
-            has = "has" if self.denoiser is not None else "is of stage 1 and has no"
-            raise InputError(f"variations: count {count}: must be at least 2, and the checkpoint {has} denoiser")
+        if self.denoiser is None:
+            raise InputError("variations: a checkpoint of stage 1 has no denoiser; take one of stage 2")
+        if natural(count, "variations: count") < 2:
+            raise InputError(f"variations: count {count} must be at least 2")
         numbers = image_numbers(numbers)
         latent_noise, _ = self.noises(seed, numbers, DRAW_STREAMS)
         p = self.vae.decode(self.prior(latent_noise))

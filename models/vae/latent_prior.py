@@ -25,7 +25,7 @@ PriorName = Literal["learned", "fitted", "standard", "flow"]
 
 LEAST_IMAGES = 1000  # with fewer a mixture of many latents memorises them, and too few are held out to tell
 
-UNKNOWN = "stage 1 learned none: it was stopped, had too few images, or a mixture was no better on held-out ones"
+UNKNOWN = f"stage 1 learns it when its budget is seen, from {LEAST_IMAGES:,} images, if held-out ones are likelier so"
 UNFITTED = "it was not fitted yet, which stage 1 does at each validation and at the end of its budget"
 NOT_DUE = "stage 1 learns it when its budget is seen"
 

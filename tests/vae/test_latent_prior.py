@@ -228,8 +228,16 @@ def test_a_prior_that_was_not_fitted_is_not_there():
 @pytest.mark.parametrize(
     ("noise", "name", "said"),
     {
-        "unknown": (torch.randn(2, 6), "nonsense", "prior nonsense: .*names of priors are fitted, flow, learned, stand"),
-        "flow": (torch.randn(2, 6), "flow", "prior flow: the checkpoint has standard, fitted; its VAE was trained with"),
+        "unknown": (
+            torch.randn(2, 6),
+            "nonsense",
+            "prior nonsense: .*names of priors are fitted, flow, learned, stand",
+        ),
+        "flow": (
+            torch.randn(2, 6),
+            "flow",
+            "prior flow: the checkpoint has standard, fitted; its VAE was trained with",
+        ),
         "no name": (torch.randn(2, 6), 3, "prior 3: "),
         "width": (torch.randn(2, 5), None, r"noise of the prior \(2, 5\): must be \(B, 6\)"),
         "one": (torch.randn(6), None, r"noise of the prior \(6,\): must be \(B, 6\)"),
