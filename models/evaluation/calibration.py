@@ -4,7 +4,6 @@ Axes: B batch, C channels, H height, W width, D latents, K draws of one image's 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,13 +21,12 @@ class SumMetric(Metric):
 
     Args:
         shapes: shape of every state, by name.
-        options: torchmetrics' own.
     """
 
     full_state_update = False
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -120,13 +118,12 @@ class CodeStatistics(SumMetric):
 
     Args:
         latent: D.
-        options: torchmetrics' own; `sync_on_compute=False` if every process sees all images.
     """
 
-    def __init__(self, latent: int, **options: Any) -> None:
+    def __init__(self, latent: int) -> None:
         square = (latent, latent)
         shapes = {"count": (), "drawn": (), "sum": (latent,), "outer": square, "within": square, "nats": (latent,)}
-        super().__init__(shapes, **options)
+        super().__init__(shapes)
 
     def update(self, q: Gaussian | LatentDraws) -> None:
         """Add a batch of posteriors, mean and logstd (B, D), or K >= 2 draws of each, (K, B, D).

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
-from models.core.precision import full_precision
 from models.core.randomness import Noise, generator
 from models.evaluation.calibration import CodeReport, CodeStatistics
 from models.evaluation.diagnostics import Diagnostics
@@ -130,14 +129,13 @@ class VAEModule(ImageModule):
 
     def regularisation(self, q: Posterior, z: Tensor, noise: Noise) -> Tensor:
         """Return the rate term of the global batch in nats per image, (), for this process's q(z|x) and z (B, D)."""
-        with full_precision():
-            if self.regulariser == "mmd":
-                return mmd_in_nats(self.gather_global(z), self.gather_global(noise.normal(*z.shape)).to(z))
-            q = Gaussian(self.gather_global(q.mean), self.gather_global(q.logstd))
-            if self.regulariser == "posterior":
-                return floored_kl(kl_to_standard_normal(q), self.free_bits)
-            # float64: with fewer images than latents most eigenvalues are no more than the posteriors' variances.
-            return kl_of_moments(*mixture_moments(Gaussian(q.mean.double(), q.logstd.double())))
+        if self.regulariser == "mmd":
+            return mmd_in_nats(self.gather_global(z), self.gather_global(noise.normal(*z.shape)).to(z))
+        q = Gaussian(self.gather_global(q.mean), self.gather_global(q.logstd))
+        if self.regulariser == "posterior":
+            return floored_kl(kl_to_standard_normal(q), self.free_bits)
+        # float64: with fewer images than latents most eigenvalues are no more than the posteriors' variances.
+        return kl_of_moments(*mixture_moments(Gaussian(q.mean.double(), q.logstd.double())))
 
     def on_train_start(self) -> None:
         """Refuse pieces of a batch for a loss that couples its images.
@@ -192,7 +190,8 @@ class VAEModule(ImageModule):
             x = self.photographs(self.transfer_batch_to_device(batch, self.device, 0))
             views = 2 if keep and data.flip else 1
             noise = torch.randn(2, views, len(x), latent, generator=rng)[:, :, mine].to(self.device)  # drawn on the CPU
-            codes.append(noise.new_zeros(len(x), views, latent + 1))
+            if keep:
+                codes.append(noise.new_zeros(len(x), views, latent + 1))
             x = x[mine]
             if not len(x):
                 continue
@@ -200,8 +199,9 @@ class VAEModule(ImageModule):
                 q = self.vae.encode(torch.cat([x, x.flip(3)][:views]))  # (V B, D)
             draws = q.draw(rearrange(noise, "k v b d -> k (v b) d"))  # two: moments need them
             code.update(q[: len(x)] if isinstance(q, Gaussian) else draws[:, : len(x)])
-            drawn = torch.cat([draws.z[0], draws.log_q[0, :, None]], 1)  # (V B, D + 1)
-            codes[-1][mine] = rearrange(drawn, "(v b) d -> b v d", v=views)
+            if keep:
+                drawn = torch.cat([draws.z[0], draws.log_q[0, :, None]], 1)  # (V B, D + 1)
+                codes[-1][mine] = rearrange(drawn, "(v b) d -> b v d", v=views)
         if not keep:
             return code.compute(), None
         gathered = self.trainer.strategy.reduce(torch.cat(codes), reduce_op="sum")  # the others' rows are 0

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
+from models.core.precision import full_precision
 
 # Scales s of the kernel of `mmd`, in units of 2 D: the mean squared distance between two draws of N(0, I).
 KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -25,6 +26,7 @@ def floored_kl(kl: Tensor, least: float) -> Tensor:
     return kl.mean(0).clamp(min=least).sum()
 
 
+@full_precision()
 def mixture_moments(q: Gaussian) -> tuple[Tensor, Tensor]:
     """E_b[mean_b] and Cov_b[mean_b] + diag E_b[std_b^2]: mean (D,) and covariance (D, D) of a batch's mixture of q."""
     mean = q.mean.mean(0)
@@ -32,6 +34,7 @@ def mixture_moments(q: Gaussian) -> tuple[Tensor, Tensor]:
     return mean, centred.T @ centred / len(centred) + q.std.square().mean(0).diag()
 
 
+@full_precision()
 def mmd(a: Tensor, b: Tensor) -> Tensor:
     """MMD^2 = E k(a, a') + E k(b, b') - 2 E k(a, b), k = sum_s s C / (s C + |a - b|^2), C = 2 D; without a unit.
 

@@ -87,11 +87,8 @@ STATISTICS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "priors": (every_prior, (NOISE,)),
     "em": (lambda z: Mixture.fitted_to(z, 2, 0).factors, (NOISE,)),
     "gaussian kl": (lambda q: (kl_to_standard_normal(q), log_density(q, q.std)), (CODES,)),
-    "moments": (lambda z: full_precision()(lambda: kl_of_moments(z.mean(0), z.T @ z / len(z)))(), (NOISE,)),
-    "regularisers": (
-        lambda q, z: full_precision()(lambda: (mmd_in_nats(q.mean, z), *mixture_moments(q)))(),
-        (CODES, NOISE),
-    ),
+    "moments": (kl_of_moments, (CODES.mean[0], COVARIANCE)),
+    "regularisers": (lambda q, z: (mmd_in_nats(q.mean, z), *mixture_moments(q)), (CODES, NOISE)),
     "likelihood": (log_bin_probability, (P, (255 * IMAGES).round() / 255)),
     "spread": (lambda draws, p: spread_terms(draws, p.std), (DRAWS, P)),
     "l2": (squared_error, (DRAWS[0], IMAGES)),

@@ -116,6 +116,12 @@ def test_a_run_that_its_trainer_ends_has_a_fitted_prior_and_learns_none(teachabl
         pipeline.draw(0, range(2), "learned")
 
 
+def test_a_signal_in_the_last_step_still_leaves_a_fitted_prior(trained, bare_root):
+    send = {"class_path": "tests.tiny.Send", "init_args": {"images": tiny.BUDGET, "name": "SIGTERM"}}
+    folder = tiny.run(bare_root, "vae", *VALIDATIONS["off"], f"--trainer.callbacks={json.dumps([send])}")
+    assert same(prior_of(folder / "last.ckpt"), prior_of(trained.vae / "last.ckpt"))
+
+
 def test_a_checkpoint_from_before_the_first_fit_offers_none_and_says_so(bare_root, capsys):
     off = VALIDATIONS["off"]
     assert tiny.stopped(bare_root, "vae", "Send", tiny.LEG + tiny.BATCH, *off, name="SIGTERM") == 143
