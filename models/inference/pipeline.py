@@ -41,11 +41,6 @@ class Networks(nn.Module):
         except RuntimeError:
             raise version_error(path, f"its {name} ") from None
 
-    def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
-        """Raise an InputError for a prior that the networks do not have, with the names of those that they have."""
-        if prior not in (None, *self.priors):
-            raise InputError(f"prior {prior}: {source} has {', '.join(self.priors)}; a plain GAN has no other")
-
 
 class Pipeline(Networks):
     """VAE and prior of stage 1 and, for the row `denoised`, the denoiser of stage 2."""
@@ -65,6 +60,7 @@ class Pipeline(Networks):
         return self.prior.names
 
     def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
+        """Raise an InputError for a prior that is not there, with the names of those that are and the reason."""
         self.prior.checked(prior, source)
 
     def render(self, z: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -157,6 +153,11 @@ class PlainPipeline(Networks):
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
+
+    def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
+        """Raise an InputError for any prior but `standard`."""
+        if prior not in (None, *self.priors):
+            raise InputError(f"prior {prior}: {source} has {', '.join(self.priors)}; a plain GAN has no other")
 
     @torch.inference_mode()
     def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
