@@ -99,7 +99,7 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
         raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"checkpoint {path}: is a folder; give the last.ckpt in it")
+        raise InputError(f"checkpoint {path}: no such file, it is a folder; give the last.ckpt in it")
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; train it first or correct the path")
     try:

@@ -136,7 +136,7 @@ CALLS: dict[str, tuple[Callable[[Pipeline, PlainPipeline], Any], str]] = {
     "too few numbers": (lambda p, _: p.reconstruct(0, range(3), X), "numbers [0, 1, 2]: 3 for 2 photographs"),
     "one variation": (lambda p, _: p.variations(0, range(2), 1), "variations: count 1 must be at least 2"),
     "no file": (lambda *_: load_pipeline("runs/none/last.ckpt"), "checkpoint runs/none/last.ckpt: no such file"),
-    "a folder": (lambda *_: load_vae("tests"), "checkpoint tests: is a folder; give the last.ckpt in it"),
+    "a folder": (lambda *_: load_vae("tests"), "checkpoint tests: no such file, it is a folder; give the last.ckpt"),
     "no path": (lambda *_: load_vae(None), "checkpoint None: must be a path"),
     "no checkpoint": (lambda *_: load_vae("README.md"), "checkpoint README.md: cannot be read"),
 }
