@@ -17,7 +17,7 @@ import warnings
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from models.core.command_line import fail, fail_if_known
+from models.core.command_line import fail, fail_if_known, print_anything
 from models.core.errors import InputError, first_line
 from models.training.cli import CLI
 
@@ -35,6 +35,7 @@ HARMLESS = (
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; an error that the user can correct ends in one line and exit code 2."""
+    print_anything()
     for message in HARMLESS:
         warnings.filterwarnings("ignore", f".*{message}")
     for library in ("pytorch_lightning", "lightning_fabric"):
@@ -48,7 +49,7 @@ def main(args: list[str] | None = None) -> None:
                 f"another process of this run has ended or does not answer; if it had time, it has said why: {said}; "
                 f"--ckpt_path last goes on from the last checkpoint"
             )
-        fail_if_known(error, (InputError, MisconfigurationException))
+        fail_if_known(error, (InputError, MisconfigurationException, ModuleNotFoundError))
         raise
     except SIGTERMException:  # in a validation or test; its own exit code is 0
         sys.exit(143)
