@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from models.core.command_line import OneLineParser, fail_if_known, print_anything
+from models.core.command_line import OneLineParser, fail_if_known
 from models.core.errors import InputError
 from models.core.files import refuse_unwritable, replacing
 from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
@@ -213,7 +213,6 @@ def write_export(checkpoint: str, target: Path) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; errors of the user end in one line and exit code 2."""
-    print_anything()
     try:
         auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
     except Exception as error:

@@ -25,13 +25,6 @@ NO_SUBCLASS = ": give it `class_path` and, below `init_args`, its parameters, an
 NO_MAPPING = "the file is no mapping of names to values; take one of configs/ as an example"
 
 
-def print_anything() -> None:
-    """Escape characters that standard output or error cannot show, such as those of a name, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def fail(message: str) -> NoReturn:
     """Print an error in one line and exit with code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
@@ -60,6 +53,13 @@ def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> An
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error
+
+
+def tolerant_output() -> None:
+    """Print what the terminal cannot show, such as a name in ASCII alone, as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class OneLineParser(ArgumentParser):

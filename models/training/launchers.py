@@ -54,16 +54,15 @@ def refuse_launcher(devices: int, nodes: int, plugins: Iterable[Any] = ()) -> No
     by_mpi = variable in MPI
     if by_mpi and count == 1:  # it may start the others itself
         return
-    if count != devices * nodes:
-        raise InputError(
-            f"{launcher} has started {count} processes ({variable}), and the Trainer expects {devices * nodes}: "
-            f"trainer.devices {devices} x trainer.num_nodes {nodes}; {way(launcher, count)}"
-        )
+    expected = f"{devices * nodes} (trainer.devices {devices} x trainer.num_nodes {nodes})"
+    started = f"processes: {launcher} has started {count} ({variable})"
     if by_mpi and find_spec("mpi4py") is None:
         raise InputError(
-            f"{launcher} has started {count} processes ({variable}), which Lightning does not see without mpi4py; "
-            f"start them by torchrun --nproc_per_node {devices}"
+            f"{started}, which Lightning does not see without mpi4py; start them by torchrun --nproc_per_node {count} "
+            f"and set --trainer.devices {count}"
         )
+    if count != devices * nodes:
+        raise InputError(f"{started}, the Trainer expects {expected}; {way(launcher, count)}")
 
 
 def way(launcher: str, count: int) -> str:
@@ -71,7 +70,9 @@ def way(launcher: str, count: int) -> str:
     nodes = int(os.environ.get("SLURM_NNODES", 1)) if launcher == "srun" else 1
     if launcher == "torchrun":
         nodes = count // int(os.environ.get("LOCAL_WORLD_SIZE", count))
-    fits = f"set --trainer.devices {count // nodes} --trainer.num_nodes {nodes}"
+    fits = (
+        f"set --trainer.devices {count // nodes} --trainer.num_nodes {nodes}, or start as many as the Trainer expects"
+    )
     if launcher == "srun":
-        fits += f" with #SBATCH --ntasks-per-node={count // nodes}, or unset SLURM_NTASKS if srun did not start this"
+        fits += " by #SBATCH --ntasks-per-node; unset SLURM_NTASKS if srun did not start this process"
     return fits

@@ -57,6 +57,18 @@ class ImagesProgressBar(TQDMProgressBar):
         form = name + " {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
         return Tqdm(disable=self.is_disabled, **bar_options("batches"), bar_format=form)
 
+    def on_validation_batch_end(self, *args: Any) -> None:
+        if sys.stdout.isatty():
+            super().on_validation_batch_end(*args)
+        else:  # at tqdm's own pace, where Lightning would print a line at each batch
+            self.val_progress_bar.update()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        if sys.stdout.isatty():
+            super().on_test_batch_end(*args)
+        else:
+            self.test_progress_bar.update()
+
     def on_train_epoch_start(self, *_) -> None:
         """Keep the bar: an epoch is one leg of the run."""
 
@@ -103,7 +115,7 @@ class Lines:
     """A file for tqdm that prints each state of a bar on a line of its own."""
 
     def write(self, text: str) -> None:
-        if "%" in text:  # not what moves the cursor
+        if "%" in text and "/?" not in text:  # not what moves the cursor, and not before the total is known
             print(text.strip(), flush=True)
 
     def flush(self) -> None:
