@@ -228,7 +228,7 @@ def early_end(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
     """Return what to say of a call of fit that ended before the budget was seen, and how to go on; None otherwise."""
     if trainer.fast_dev_run:
         return f"trainer.fast_dev_run {int(trainer.fast_dev_run)}: training and validation work; nothing was written"
-    if module.finished:
+    if getattr(module, "finished", True):
         return None
     limits = next(callback for callback in trainer.callbacks if isinstance(callback, Limits))
     seen, reason = f"{module.images_seen:,} of {module.schedule.budget:,} images", limits.reached or "a callback"
