@@ -186,7 +186,7 @@ class CLI(LightningCLI):
                 loggers += [tracker] if tracker else []
             checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
-        options = trainer_options(config, self.folder, loggers, callbacks)
+        options = trainer_options(config, self.folder, loggers, callbacks, fits=self.subcommand == "fit")
         with in_one_line(options):
             trainer = super()._instantiate_trainer(options, [])
         check_trainer(trainer, options["plugins"], self.model, self.datamodule)

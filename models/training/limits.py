@@ -37,7 +37,7 @@ class Limits(Timer):
         try:
             super().__init__(max_time, verbose=False)
         except (MisconfigurationException, TypeError, OverflowError):
-            raise InputError(f"trainer.max_time {max_time}: give it as DD:HH:MM:SS, or as hours: 2") from None
+            raise InputError(f"trainer.max_time {max_time}: give it as DD:HH:MM:SS") from None
         self.limits = {"max_steps": max_steps, "max_epochs": -1 if max_epochs is None else max_epochs}
         for name, limit in self.limits.items():
             if limit != -1 and limit < 1:

@@ -108,6 +108,7 @@ def trainer_options(
     folder: Path,
     loggers: list[Logger],
     callbacks: list[Callback],
+    fits: bool,
 ) -> dict[str, Any]:
     """Return the Trainer's arguments: those that were given, with our bar, limits, loggers and callbacks.
 
@@ -116,13 +117,14 @@ def trainer_options(
         folder: folder of the run.
         loggers: loggers besides those given.
         callbacks: callbacks after those given.
+        fits: whether the Trainer is to fit, and callbacks to log.
 
     Raises:
         InputError: a callback or a plugin that does not work here, or a limit that leaves nothing to do.
     """
     theirs = listed(given["callbacks"])
     loggers = [] if given["fast_dev_run"] else [*loggers, *listed(given["logger"] or None)]
-    refuse_parts(theirs, listed(given["plugins"]), bool(loggers or given["fast_dev_run"]))
+    refuse_parts(theirs, listed(given["plugins"]), bool(loggers or given["fast_dev_run"] or not fits))
     bars = [ImagesProgressBar()]
     if given["enable_progress_bar"] is False or any(isinstance(callback, ProgressBar) for callback in theirs):
         bars = []

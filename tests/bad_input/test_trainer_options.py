@@ -132,6 +132,7 @@ def test_what_works_works_together_in_fit_validate_and_test(home, capsys, caplog
     assert tiny.checkpoint(folder)["degrain"]["tracked_run"] is None  # W&B's, and there is none
     for subcommand, key in (("validate", "val/"), ("test", "test/")):
         evaluation = ["--evaluation.off=true"] if subcommand == "test" else []
+        options[:] = [option for option in options if "--trainer.logger" not in option]  # none is needed here
         train.main([subcommand, "-c", f"{stage}.yaml", "--name", "new", *evaluation, *options])
         said = capsys.readouterr().out
         assert f"{key}{term}" in said and not re.search(r"(validation|test) +\d+%", said)
