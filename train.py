@@ -17,7 +17,7 @@ import warnings
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from models.core.command_line import fail, fail_if_known
+from models.core.command_line import fail, fail_if_known, tolerant_output
 from models.core.errors import InputError, first_line
 from models.training.cli import CLI
 
@@ -35,10 +35,12 @@ HARMLESS = (
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; an error that the user can correct ends in one line and exit code 2."""
+    tolerant_output()
     for message in HARMLESS:
         warnings.filterwarnings("ignore", f".*{message}")
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)  # no advertisements, no list of hardware that is absent
+    logging.getLogger("pytorch_lightning.callbacks").setLevel(logging.INFO)  # what the user asked for: a summary
     try:
         CLI(args)
     except Exception as error:
@@ -48,7 +50,7 @@ def main(args: list[str] | None = None) -> None:
                 f"another process of this run has ended or does not answer; if it had time, it has said why: {said}; "
                 f"--ckpt_path last goes on from the last checkpoint"
             )
-        fail_if_known(error, (InputError, MisconfigurationException))
+        fail_if_known(error, (InputError, MisconfigurationException, ModuleNotFoundError))
         raise
     except SIGTERMException:  # in a validation or test; its own exit code is 0
         sys.exit(143)

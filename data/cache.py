@@ -128,7 +128,8 @@ def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrup
     """Write one .npy for each array of the source; return this function's part of cache.json."""
     writers: dict[str, _NpyWriter] = {}
     skipped = []
-    bar = tqdm(items, f"cache {folder.stem}", unit=" images", file=sys.stdout)
+    pace = 0.1 if sys.stdout.isatty() else 30  # seconds; a log file needs few lines
+    bar = tqdm(items, f"cache {folder.stem}", unit=" images", file=sys.stdout, mininterval=pace, maxinterval=60)
     with ExitStack() as files, bar as progress, ThreadPoolExecutor(WORKERS) as pool:
         for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):
             try:

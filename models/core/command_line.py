@@ -55,6 +55,13 @@ def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> An
     return error
 
 
+def tolerant_output() -> None:
+    """Print what the terminal cannot show, such as a name in ASCII alone, as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 class OneLineParser(ArgumentParser):
     """Parser that reports an error in one line, and the nearest right name for a wrong one."""
 

@@ -8,9 +8,7 @@ import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -20,26 +18,17 @@ from models.inference.checkpoint import Card, read_checkpoint
 from models.training.checkpoints import Checkpoints
 from models.training.evaluator import Evaluator
 from models.training.parser import ConfigParser, arguments, refuse_scalars
-from models.training.progress import ImagesProgressBar
 from models.training.report import Pictures
 from models.training.tracking import Mode, make_tracker
+from models.training.trainer_options import (
+    DEFAULTS,
+    check_trainer,
+    early_end,
+    in_one_line,
+    refuse_options,
+    trainer_options,
+)
 from models.training.values import FinalValues
-
-DEFAULTS = {
-    "max_epochs": -1,  # a leg is an epoch; the module stops the Trainer when its budget of images is seen
-    "reload_dataloaders_every_n_epochs": 1,  # each leg has a stream of its own
-    "use_distributed_sampler": False,  # the data module divides the images among processes
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "log_every_n_steps": 20,
-}
-"""Defaults of the Trainer's options."""
-
-REFUSED = {
-    "accumulate_grad_batches": (1, "a step is data.batch_size images, and data.micro_batch_size takes it in pieces"),
-    "gradient_clip_val": (None, "take model.gradient_clip, which stage 1 has"),
-}
-"""Options of the Trainer that must keep their default because the recipes do this themselves: (default, what to do)."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,8 +39,9 @@ class SaveConfig(SaveConfigCallback):
             text = self.parser.dump(self.config, skip_none=False)
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as part:
                 part.write_text(text)
-            for logger in trainer.loggers:
-                logger.log_config(yaml.safe_load(text))
+            for logger in trainer.loggers if trainer.enable_autolog_hparams else []:
+                if hasattr(logger, "log_config"):
+                    logger.log_config(yaml.safe_load(text))
 
 
 class CLI(LightningCLI):
@@ -136,9 +126,7 @@ class CLI(LightningCLI):
             raise InputError(
                 f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
             )
-        for option, (default, way) in REFUSED.items():
-            if config.trainer[option] != default:
-                raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
+        refuse_options(config.trainer)
         for part in ("model", "data"):
             if given := config[part].get("init_args"):
                 refuse_scalars(locate(config[part].class_path), given.as_dict(), part)
@@ -147,7 +135,11 @@ class CLI(LightningCLI):
             config.ckpt_path = str(self.folder / "last.ckpt")
             if self.subcommand == "fit" and not Path(config.ckpt_path).exists():
                 config.ckpt_path = None  # the run was stopped before its first checkpoint, or has not begun
-        elif self.subcommand == "fit" and any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt")):
+        elif (
+            self.subcommand == "fit"
+            and not config.trainer.fast_dev_run
+            and any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt"))
+        ):
             raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
@@ -184,23 +176,21 @@ class CLI(LightningCLI):
         self.model.load_export(self.card, self.state, path)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        settings = self.config[self.subcommand]
-        # In a GAN only one of the two networks has gradients in a backward pass.
-        adversarial = getattr(self.model, "discriminator", None) is not None
-        ddp = {"start_method": "popen", "find_unused_parameters": adversarial}
-        StrategyRegistry.register("ddp", DDPStrategy, "strategy of several processes", override=True, **ddp)
-        callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
-        config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
-        if self.subcommand == "fit":
-            tracked = self.card.tracked_run if self.card else None
-            tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, tracked)
-            config |= {"logger": tracker or False, "enable_checkpointing": True}
+        settings, loggers, trial = self.config[self.subcommand], [], config["fast_dev_run"]
+        if not trial:  # which writes nothing
+            callbacks = [*callbacks, FinalValues(self.folder / "metrics.json")]
+        if self.subcommand == "fit" and not trial:
+            if config["logger"] is not False:
+                tracked = self.card.tracked_run if self.card else None
+                tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, tracked)
+                loggers += [tracker] if tracker else []
             checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
-        try:
-            return super()._instantiate_trainer(config, callbacks)
-        except (ValueError, TypeError, MisconfigurationException) as error:  # it checks most of its arguments itself
-            raise InputError(f"trainer: {error}") from error
+        options = trainer_options(config, self.folder, loggers, callbacks, fits=self.subcommand == "fit")
+        with in_one_line(options):
+            trainer = super()._instantiate_trainer(options, [])
+        check_trainer(trainer, options["plugins"], self.model, self.datamodule)
+        return trainer
 
     # The subcommands.
 
@@ -218,12 +208,15 @@ class CLI(LightningCLI):
         if self.from_export:
             say(f"going on from {path}: its weights and {self.card.images_seen:,} images seen, new optimizer states")
         self.trainer.fit(model, **settings)
+        if end := early_end(self.trainer, model):
+            say(end)
 
     def test(self, model: LightningModule, **settings: Any) -> None:
         """Measure on held-out images; the module prints the results."""
         self.trainer.test(model, **settings | {"verbose": False})
 
     def after_run(self) -> None:
-        rank_zero_only(print)(f"run: {self.folder}")
+        if not self.trainer.fast_dev_run:
+            rank_zero_only(print)(f"run: {self.folder}")
 
     after_fit = after_validate = after_test = after_run

@@ -65,10 +65,16 @@ class Evaluator(Callback):
         Raises:
             InputError: something that an evaluator needs is missing.
         """
+        say = rank_zero_only(print)
+        if trainer.limit_test_batches != 1.0:
+            say("evaluation: held-out values are of the first batches alone (trainer.limit_test_batches)")
+        if trainer.fast_dev_run:  # a trial draws nothing
+            self.evaluators = []
+            return
         subject = self.subject(trainer, module)
         self.evaluators = [evaluator(subject) for evaluator in EVALUATORS if evaluator.applies(subject)]
         for note in (note for evaluator in self.evaluators for note in evaluator.notes):
-            rank_zero_only(print)(f"evaluation: {note}")
+            say(f"evaluation: {note}")
 
     def on_test_end(self, trainer: pl.Trainer, module: ImageModule) -> None:
         """Measure on all processes; the first one leaves the report with the module."""
@@ -86,7 +92,7 @@ class Evaluator(Callback):
             return (module.all_gather(values) if trainer.world_size > 1 else values[None]).cpu()
 
         def progress(items: Iterable[Any], name: str, total: int, unit: str) -> Iterator[Any]:
-            hidden = trainer.global_rank > 0
+            hidden = trainer.global_rank > 0 or trainer.progress_bar_callback is None
             with tqdm(total=total, desc=f"evaluation: {name}", disable=hidden, **bar_options(unit)) as bar:
                 for item in items:
                     yield item

@@ -154,7 +154,7 @@ class Recipe(pl.LightningModule):
             skipped_steps=skipped_steps,
             skipped_in_a_row=skipped_in_a_row,
             data=self.data_description(),
-            tracked_run=self.logger.version if self.logger is not None else None,
+            tracked_run=getattr(self.logger, "run_id", None),
         )
         checkpoint["degrain"] = asdict(card)
         checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it

@@ -45,8 +45,10 @@ class Report(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             print(f"\n{table}\n")
+            if trainer.fast_dev_run:  # a trial writes nothing
+                return
             with replacing(folder / "table.txt") as part:
-                part.write_text(table + "\n")
+                part.write_text(table + "\n", encoding="utf-8")
             write_figures(drawn, {name: folder / f"{name}.png" for name in drawn}, trainer, module.images_seen)
 
 
@@ -67,6 +69,8 @@ class Pictures(Callback):
     @rank_zero_only
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, module: "ImageModule") -> None:
+        if trainer.sanity_checking:
+            return
         pipeline = module.pipeline()
         rows = {"draws": pipeline.draw(self.seed, range(self.count))}
         if pipeline.vae is not None:

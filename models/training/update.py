@@ -45,11 +45,11 @@ class Update:
         self.found: list[dict[str, Tensor]] = []
 
     def over(self, pieces: Sequence[T]) -> Iterator[T]:
-        """Yield the pieces; in each turn only this optimizer's parameters need gradients, the last one synchronises."""
+        """Yield the pieces; in each turn only this optimizer's parameters need gradients."""
         self.pieces = len(pieces)
         self.optimizer.zero_grad()
-        for i, piece in enumerate(pieces):
-            with self.optimizer.toggle_model(sync_grad=i == self.pieces - 1):
+        for piece in pieces:
+            with self.optimizer.toggle_model(sync_grad=False):  # `step` does, where DDP would send both networks
                 torch.clear_autocast_cache()  # it may hold weights that were cast without gradients
                 yield piece
 
@@ -59,9 +59,17 @@ class Update:
         self.module.manual_backward(loss / self.pieces * (1 + 0 * loss.detach()))
         self.found.append({name: term.detach() for name, term in terms.items()})
 
+    def average(self, gradients: list[Tensor]) -> None:
+        """Average gradients over all processes, in one message; every process has those of the same parameters."""
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        parts = self.module.trainer.strategy.reduce(flat, reduce_op="mean").split([g.numel() for g in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+
     def step(self, unless: Tensor | None = None) -> None:
         """Take the step; where the gradient is not finite, or `unless` is true, change no weight and no moment."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.module.trainer.world_size > 1:
+            self.average([p.grad for p in parameters if p.grad is not None])
         scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
         if self.clip < inf:
             # Under a gradient scaler (fp16) the gradients are scaled still.

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
 
-from models.core.errors import InputError
 from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 from models.core.randomness import Noise, generator
 from models.evaluation.calibration import CodeReport, CodeStatistics
@@ -136,21 +135,6 @@ class VAEModule(ImageModule):
             return floored_kl(kl_to_standard_normal(q), self.free_bits)
         # float64: with fewer images than latents most eigenvalues are no more than the posteriors' variances.
         return kl_of_moments(*mixture_moments(Gaussian(q.mean.double(), q.logstd.double())))
-
-    def on_train_start(self) -> None:
-        """Refuse pieces of a batch for a loss that couples its images.
-
-        Raises:
-            InputError: data.micro_batch_size is less than a process's share of the batch.
-        """
-        data = self.trainer.datamodule
-        most = getattr(data, "micro_batch_size", None)
-        if self.couples_the_batch and most is not None and most * self.trainer.world_size < data.batch_size:
-            name = "free_bits" if self.free_bits else f"regulariser {self.regulariser}"
-            raise InputError(
-                f"model: {name} couples the images of a batch, which data.micro_batch_size ({most}) would take in "
-                f"pieces; take a batch that fits and micro_batch_size null, or regulariser posterior without free_bits"
-            )
 
     # Validation.
 

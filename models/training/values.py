@@ -57,6 +57,8 @@ class FinalValues(Callback):
     @rank_zero_only
     def write(self, trainer: pl.Trainer, module: ImageModule) -> None:
         """Merge the current values into the file."""
+        if trainer.sanity_checking:
+            return
         values, extra = self.written(), module.extra_metrics()
         if extra:  # of a test: values of an earlier test may be of other images
             values = {name: value for name, value in values.items() if not name.startswith("test/")}

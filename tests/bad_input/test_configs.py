@@ -77,6 +77,9 @@ CASES = {
     "free bits of no posterior": Case(
         f"{VAE} --model.free_bits 1 --model.regulariser mmd", "take free_bits 0 or regulariser posterior"
     ),
+    "pieces of a batch for a loss that couples its images": Case(
+        f"{VAE} --model.free_bits 1 --data.micro_batch_size 4", r"free_bits couples the images .*micro_batch_size \(4\)"
+    ),
     "a spread term with an L2 loss": Case(f"{GAN} --model.loss l2", "take spread_weight 0 or another loss"),
     "a spread term without noise": Case(f"{GAN} --model.noise false", "take spread_weight 0 or noise true"),
     "a ratio of one draw": Case(f"{GAN} --model.ratio_draws 1", r"ratio_draws \(1\) at least 2"),

@@ -25,6 +25,7 @@ from models.core.randomness import noise_of_images
 from models.inference import pipeline
 from models.training import image_module
 from models.training.image_module import ImageModule, number_of_pieces
+from models.training.trainer_options import refuse_division
 from models.vae.latent_prior import LatentPrior
 from models.vae.mixture import Mixture
 from tests import tiny
@@ -98,10 +99,14 @@ def test_pieces_equal_the_whole_batch(trained, float64, recipe):
 
 @pytest.mark.parametrize("settings", [{"free_bits": 0.3}, {"regulariser": "moments"}, {"regulariser": "mmd"}], ids=str)
 def test_a_loss_that_couples_the_images_of_a_batch_is_not_taken_in_pieces(trained, settings):
+    module = vae(**settings)
     with pytest.raises(InputError, match=r"couples the images of a batch.*micro_batch_size \(5\)") as caught:
-        fit(vae(budget=STEP, **settings), portraits(trained, micro_batch_size=5))
+        refuse_division(module, portraits(trained, micro_batch_size=5), processes=2)
     assert "\n" not in str(caught.value)
-    fit(vae(budget=STEP, **settings), portraits(trained, micro_batch_size=STEP))  # one piece is the whole
+    refuse_division(module, portraits(trained, micro_batch_size=8), processes=2)  # one piece each is the whole
+    refuse_division(vae(), portraits(trained, micro_batch_size=5), processes=2)
+    with pytest.raises(InputError, match=f"batch_size {STEP}: choose a multiple of the 3 processes"):
+        refuse_division(vae(), portraits(trained), processes=3)
 
 
 @pytest.mark.parametrize("recipe", ["vae", "gan"])
@@ -189,7 +194,7 @@ PARALLEL = {  # the stage, options of both runs, pieces, and the strategy: losse
     "free bits": ("vae", ["--model.free_bits=0.3", NO_WARMUP], [], "ddp_fork"),
     "moments": ("vae", ["--model.regulariser=moments", NO_WARMUP], [], "ddp_fork"),
     "mmd": ("vae", ["--model.regulariser=mmd", NO_WARMUP], [], "ddp_fork"),
-    "gan": ("gan", [], ["--data.micro_batch_size=2"], "ddp_fork_find_unused_parameters_true"),
+    "gan": ("gan", [], ["--data.micro_batch_size=2"], "ddp_fork_find_unused_parameters_false"),
 }
 
 
