@@ -1,5 +1,6 @@
 """The Lightning CLI of train.py: the folder of a run, the checkpoint that it goes on from, its seed and callbacks."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -21,7 +22,10 @@ from models.training.checkpoints import Checkpoints
 from models.training.evaluator import Evaluator
 from models.training.parser import ConfigParser, arguments, refuse_scalars
 from models.training.progress import ImagesProgressBar
+from models.training.recipe import Recipe
 from models.training.report import Pictures
+from models.training.run_folder import as_template, checkpoint_of, claimed, is_own, run_folder, starts_the_job
+from models.training.stage_1 import option, refuse_missing, say_if_another
 from models.training.tracking import Mode, make_tracker
 from models.training.values import FinalValues
 
@@ -47,9 +51,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(as_template(self.config), skip_none=False)
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as part:
-                part.write_text(text)
+                part.write_text(text, encoding="utf-8")
             for logger in trainer.loggers:
                 logger.log_config(yaml.safe_load(text))
 
@@ -71,18 +75,19 @@ class CLI(LightningCLI):
     state: dict[str, Tensor]
 
     def __init__(self, args: list[str] | None = None) -> None:
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_defaults=DEFAULTS,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            auto_configure_optimizers=False,
-            parser_class=ConfigParser,
-            args=args,
-        )
+        with ExitStack() as self.claim:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_defaults=DEFAULTS,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                auto_configure_optimizers=False,
+                parser_class=ConfigParser,
+                args=args,
+            )
 
     # The command line.
 
@@ -119,40 +124,44 @@ class CLI(LightningCLI):
             raise InputError(f"--seed {error}") from None
 
     def _add_instantiators(self) -> None:
-        """Give the seed to model and data, if they take one."""
+        """Give the seed to model and data, if they take one, and its VAE to stage 2."""
         seed = self.config[self.subcommand].seed
 
         def instantiate(cls: type, **given: Any) -> Any:
+            if "vae" in given:
+                given["vae"] = self.stage_1(given["vae"], given.get("size", 0))
             return cls(**given | ({"seed": seed} if "seed" in arguments(cls) else {}))
 
         for kind in (LightningModule, LightningDataModule):
             self.parser.add_instantiator(instantiate, kind)
 
+    def stage_1(self, path: str, size: int) -> str:
+        """Return where stage 2 takes its VAE from: its own checkpoint, if there is one, or the file of `model.vae`."""
+        config = self.config[self.subcommand]
+        if self.card is None or not self.card.vae:
+            refuse_missing(path, size, config.runs)
+            return path
+        say_if_another(path, config.ckpt_path, self.state)
+        return config.ckpt_path
+
     # The run.
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if not config.name or Path(config.name).name != config.name or config.name == "..":
-            raise InputError(
-                f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
-            )
+        self.folder = run_folder(config)
         for option, (default, way) in REFUSED.items():
             if config.trainer[option] != default:
                 raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
         for part in ("model", "data"):
             if given := config[part].get("init_args"):
                 refuse_scalars(locate(config[part].class_path), given.as_dict(), part)
-        self.folder = Path(config.runs) / config.name
-        if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
-            config.ckpt_path = str(self.folder / "last.ckpt")
-            if self.subcommand == "fit" and not Path(config.ckpt_path).exists():
-                config.ckpt_path = None  # the run was stopped before its first checkpoint, or has not begun
-        elif self.subcommand == "fit" and any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt")):
-            raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
+        fit = self.subcommand == "fit"
+        if fit and starts_the_job():
+            self.claim.enter_context(claimed(self.folder))
+        self.begins_anew = fit and config.ckpt_path == "last"
+        config.ckpt_path = checkpoint_of(self.folder, config.ckpt_path, fit)
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
-        if self.from_export and "model.init_args.vae" in config:
-            config["model.init_args.vae"] = config.ckpt_path  # stage 1 lies in it, and perhaps nowhere else
         config.weights_only = True  # a checkpoint is data, never code
 
     def after_instantiate_classes(self) -> None:
@@ -164,6 +173,17 @@ class CLI(LightningCLI):
             self.model.check(self.card, self.state, path)
             if self.from_export:
                 self.load_export(path)
+        self.model.tracked_run = self.tracked_run
+
+    @property
+    def forks(self) -> bool:
+        """True if fit goes on from the checkpoint of another run."""
+        return self.card is not None and not is_own(self.folder, self.config[self.subcommand].ckpt_path)
+
+    @property
+    def tracked_run(self) -> str | None:
+        """Id of the run in W&B, if this goes on with one; a fork has one of its own."""
+        return self.card.tracked_run if self.card is not None and not self.forks else None
 
     @property
     def from_export(self) -> bool:
@@ -192,10 +212,9 @@ class CLI(LightningCLI):
         callbacks = [ImagesProgressBar(), *callbacks, FinalValues(self.folder / "metrics.json")]
         config |= {"logger": False, "enable_checkpointing": False, "default_root_dir": self.folder}
         if self.subcommand == "fit":
-            tracked = self.card.tracked_run if self.card else None
-            tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, tracked)
+            tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, self.tracked_run)
             config |= {"logger": tracker or False, "enable_checkpointing": True}
-            checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
+            checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes, at_once=self.forks)
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
         try:
             return super()._instantiate_trainer(config, callbacks)
@@ -215,8 +234,12 @@ class CLI(LightningCLI):
             seen = f"{self.card.images_seen:,} of {model.schedule.budget:,} images"
             say(f"{path} has seen {seen}: a larger --model.budget goes on from it")
             return
-        if self.from_export:
-            say(f"going on from {path}: its weights and {self.card.images_seen:,} images seen, new optimizer states")
+        if self.card is not None:
+            fork = f"; {self.folder} is a run of its own" if self.forks else ""
+            what = "its weights and {} images seen, new optimizer states" if self.from_export else "{} images seen"
+            say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
+        elif self.begins_anew:
+            say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
         self.trainer.fit(model, **settings)
 
     def test(self, model: LightningModule, **settings: Any) -> None:
@@ -226,4 +249,9 @@ class CLI(LightningCLI):
     def after_run(self) -> None:
         rank_zero_only(print)(f"run: {self.folder}")
 
-    after_fit = after_validate = after_test = after_run
+    after_validate = after_test = after_run
+
+    def after_fit(self) -> None:
+        if isinstance(self.model, Recipe) and self.model.card().stage == "vae":
+            rank_zero_only(print)(f"stage 2 takes it by {option(self.folder / 'last.ckpt')}")
+        self.after_run()
