@@ -25,7 +25,7 @@ from models.training.progress import ImagesProgressBar
 from models.training.recipe import Recipe
 from models.training.report import Pictures
 from models.training.run_folder import as_template, checkpoint_of, claimed, is_own, run_folder, starts_the_job
-from models.training.stage_1 import option, refuse_missing, say_if_another
+from models.training.stage_1 import refuse_missing, say_if_another, vae_option
 from models.training.tracking import Mode, make_tracker
 from models.training.values import FinalValues
 
@@ -253,5 +253,5 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         if isinstance(self.model, Recipe) and self.model.card().stage == "vae":
-            rank_zero_only(print)(f"stage 2 takes it by {option(self.folder / 'last.ckpt')}")
+            rank_zero_only(print)(f"stage 2 takes it by {vae_option(self.folder / 'last.ckpt')}")
         self.after_run()

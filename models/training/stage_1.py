@@ -14,7 +14,7 @@ from models.inference.checkpoint import PREFIXES, read_checkpoint, substate
 MOST_RUNS = 20  # that are looked at for a stage 1
 
 
-def option(checkpoint: str | Path) -> str:
+def vae_option(checkpoint: str | Path) -> str:
     """Return the option that lets stage 2 take a stage 1, as it is typed."""
     return f"--model.vae {shlex.quote(str(checkpoint))}"
 
@@ -33,7 +33,7 @@ def refuse_missing(path: str, size: int, runs: str) -> None:
     if Path(path).is_file():
         return
     found = newest(path, size, runs) or Path(runs, "NAME/last.ckpt")
-    said = f"no such file; train it first or correct the path: {option(found)} takes the stage 1 of a run"
+    said = f"no such file; train it first or correct the path: {vae_option(found)} takes the stage 1 of a run"
     raise InputError(f"checkpoint {path}: {said}")
 
 
