@@ -17,7 +17,7 @@ import warnings
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from models.core.command_line import fail, fail_if_known
+from models.core.command_line import fail, fail_if_known, tolerant_output
 from models.core.errors import InputError, first_line
 from models.training.cli import CLI
 
@@ -35,6 +35,7 @@ HARMLESS = (
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; an error that the user can correct ends in one line and exit code 2."""
+    tolerant_output()
     for message in HARMLESS:
         warnings.filterwarnings("ignore", f".*{message}")
     for library in ("pytorch_lightning", "lightning_fabric"):

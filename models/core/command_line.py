@@ -5,9 +5,12 @@ unknown option and the alternatives of a union stand in its messages alone: UNKN
 """
 
 import re
+import signal
 import sys
+import threading
 from argparse import _SubParsersAction
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -53,6 +56,27 @@ def cause(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> An
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error
+
+
+def tolerant_output() -> None:
+    """Print what the terminal cannot show, such as a name in ASCII alone, as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def quiet_ends() -> Iterator[None]:
+    """End at Ctrl-C, SIGTERM or SIGHUP with exit code 128 + its number, after temporary files are removed."""
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class OneLineParser(ArgumentParser):
