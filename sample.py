@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
 from models.core.errors import InputError
-from models.core.files import locked, refuse_unwritable, replacing
+from models.core.files import folder_made, locked, refuse_unwritable, replacing
 from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
 from models.inference.pictures import as_pictures, panel
 from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
@@ -196,7 +196,7 @@ def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
 def write_single_images(folder: Path, batches: Batches, row: str, rank: int) -> None:
     """Write one row, one file per image; the images of an earlier call stay until all new ones are on disk."""
     with refuse_unwritable(f"{folder}/"), ExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(folder_made(folder))
         if rank == 0:
             stack.enter_context(claimed(folder))
         wait()

@@ -33,6 +33,19 @@ def refuse_unwritable(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make a folder, and at the end remove it and its parents that were made if they are empty."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+
+
+@contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[BinaryIO]:
     """Lock a file for this process; yields it, open for appending.
 

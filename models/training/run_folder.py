@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
 from models.core.errors import InputError
-from models.core.files import locked, refuse_unwritable, remove_dead_parts
+from models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
 
 
 def run_folder(config: Namespace) -> Path:
@@ -43,26 +43,20 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process trains in it, or it cannot be written to.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = folder / ".lock"
-    try:
-        with ExitStack() as claim:
-            with refuse_unwritable(lock):
-                folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    file = claim.enter_context(locked(lock, wait=False))
-                except BlockingIOError:
-                    raise InputError(in_use(folder, lock)) from None
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {gethostname()}".encode())
-                file.flush()
-            for place in (folder, folder / "pictures"):
-                remove_dead_parts(place)
-            yield
-    finally:
-        for place in made:
-            with suppress(OSError):
-                place.rmdir()
+    with ExitStack() as claim:
+        with refuse_unwritable(lock):
+            claim.enter_context(folder_made(folder))
+            try:
+                file = claim.enter_context(locked(lock, wait=False))
+            except BlockingIOError:
+                raise InputError(in_use(folder, lock)) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {gethostname()}".encode())
+            file.flush()
+        for place in (folder, folder / "pictures"):
+            remove_dead_parts(place)
+        yield
 
 
 def in_use(folder: Path, lock: Path) -> str:
