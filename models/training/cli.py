@@ -20,7 +20,7 @@ from models.core.files import replacing
 from models.inference.checkpoint import Card, read_checkpoint
 from models.training.checkpoints import Checkpoints
 from models.training.evaluator import Evaluator
-from models.training.parser import ConfigParser, arguments, refuse_scalars
+from models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
 from models.training.progress import ImagesProgressBar
 from models.training.recipe import Recipe
 from models.training.report import Pictures
@@ -148,13 +148,18 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if config.trainer is None:
+            raise InputError("config: trainer is empty; give it options or leave it out")
+        refuse_nulls(self._parser(self.subcommand), config)
         self.folder = run_folder(config)
         for option, (default, way) in REFUSED.items():
             if config.trainer[option] != default:
                 raise InputError(f"trainer.{option} {config.trainer[option]}: {way}")
         for part in ("model", "data"):
             if given := config[part].get("init_args"):
-                refuse_scalars(locate(config[part].class_path), given.as_dict(), part)
+                cls = locate(config[part].class_path)
+                refuse_scalars(cls, given.as_dict(), part)
+                refuse_nulls(class_parser(cls), given, f"{part}.")
         fit = self.subcommand == "fit"
         if fit and starts_the_job():
             self.claim.enter_context(claimed(self.folder))

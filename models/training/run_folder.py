@@ -17,11 +17,8 @@ def run_folder(config: Namespace) -> Path:
     """Return the folder RUNS/NAME of a command.
 
     Raises:
-        InputError: the name is no name of a folder, or a value is missing.
+        InputError: the name is no name of a folder.
     """
-    for option in ("runs", "project"):
-        if not config[option]:
-            raise InputError(f"{option} {config[option]}: give it a name, or leave it out")
     if not config.name or Path(config.name).name != config.name or config.name == "..":
         raise InputError(f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME")
     return Path(config.runs) / config.name
