@@ -163,7 +163,7 @@ class CLI(LightningCLI):
         fit = self.subcommand == "fit"
         if fit and starts_the_job():
             self.claim.enter_context(claimed(self.folder))
-        self.begins_anew = fit and config.ckpt_path == "last"
+        self.asked_for_last = fit and config.ckpt_path == "last"
         config.ckpt_path = checkpoint_of(self.folder, config.ckpt_path, fit)
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
@@ -243,7 +243,7 @@ class CLI(LightningCLI):
             fork = f"; {self.folder} is a run of its own" if self.forks else ""
             what = "its weights and {} images seen, new optimizer states" if self.from_export else "{} images seen"
             say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
-        elif self.begins_anew:
+        elif self.asked_for_last:
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
         self.trainer.fit(model, **settings)
 
