@@ -10,9 +10,9 @@ torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out 
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +23,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from models.core.command_line import OneLineParser, fail_if_known
+from models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
 from models.core.errors import InputError
-from models.core.files import refuse_unwritable, replacing
+from models.core.files import folder_made, locked, refuse_unwritable, replacing
 from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
 from models.inference.pictures import as_pictures, panel
 from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
 from models.vae.latent_prior import PriorName
+
+PART, LOCK, IMAGES = ".part-of-images-", ".images.lock", "[0-9]" * 6 + ".png"
+"""In a folder of single images: names of the folders that they are written in, of the lock, and of the images."""
 
 Batches = Iterator[tuple[int, dict[str, Tensor]]]
 """(number of the first image, its batch by row), for every batch."""
@@ -100,13 +103,18 @@ def check_arguments(n: int, seed: int, batch_size: int, out: str | None, export:
     for option, target in (("out", out), ("export", export)):
         if target is None or overwrite:
             continue
-        if any(Path(target).iterdir()) if Path(target).is_dir() else Path(target).exists():
+        if any(map(is_users, Path(target).iterdir())) if Path(target).is_dir() else Path(target).exists():
             raise InputError(f"sample: {target} exists; choose another --{option} or pass --overwrite true")
 
 
 def is_folder(out: str) -> bool:
     """Return True for a folder, existing or new, which single images are written to."""
     return out.endswith("/") or Path(out).is_dir()
+
+
+def is_users(path: Path) -> bool:
+    """Return True unless a killed call has left this file or folder."""
+    return path.name != LOCK and not path.name.startswith(PART)
 
 
 def load_networks(checkpoint: str, row: str | None, prior: PriorName | None, device: str) -> Pipeline | PlainPipeline:
@@ -187,20 +195,58 @@ def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
 
 def write_single_images(folder: Path, batches: Batches, row: str, rank: int) -> None:
     """Write one row, one file per image; the images of an earlier call stay until all new ones are on disk."""
-    with refuse_unwritable(f"{folder}/"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".part-", dir=folder) as part:
-            for first, rows in batches:
-                for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
-                    Image.fromarray(picture).save(Path(part, f"{i:06d}.png"))
-            wait()
-            if rank == 0:
-                for old in folder.glob("[0-9]" * 6 + ".png"):  # with another --n the folder would mix two sets
-                    old.unlink()
-            wait()
-            for new in Path(part).iterdir():
-                new.rename(folder / new.name)
-            wait()
+    with refuse_unwritable(f"{folder}/"), ExitStack() as stack:
+        stack.enter_context(folder_made(folder))
+        if rank == 0:
+            stack.enter_context(claimed(folder))
+        wait()
+        part = stack.enter_context(temporary(folder / f"{PART}{rank}"))
+        for first, rows in batches:
+            for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
+                Image.fromarray(picture).save(part / f"{i:06d}.png")
+        wait()
+        if rank == 0:
+            for old in folder.glob(IMAGES):  # with another --n the folder would mix two sets
+                old.unlink()
+        wait()
+        for new in part.iterdir():
+            new.rename(folder / new.name)
+        wait()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder of single images for this call, and clear what a killed one has left in it.
+
+    Raises:
+        InputError: another call writes into it.
+    """
+    with ExitStack() as claim:
+        try:
+            claim.enter_context(locked(folder / LOCK, wait=False))
+        except BlockingIOError:
+            raise InputError(f"sample: {folder}/ is being written by another call; choose another --out") from None
+        for part in folder.glob(f"{PART}*"):
+            clear(part)
+        yield
+
+
+@contextmanager
+def temporary(folder: Path) -> Iterator[Path]:
+    """Make a folder for new images, and remove it at the end with those that are still in it."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        clear(folder)
+
+
+def clear(part: Path) -> None:
+    """Remove the images of a folder, and the folder unless it holds something else."""
+    for image in part.glob(IMAGES):
+        image.unlink()
+    with suppress(OSError):
+        part.rmdir()
 
 
 def write_export(checkpoint: str, target: Path) -> None:
@@ -213,11 +259,13 @@ def write_export(checkpoint: str, target: Path) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run a command line; errors of the user end in one line and exit code 2."""
-    try:
-        auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
-    except Exception as error:
-        fail_if_known(error, (InputError,))
-        raise
+    tolerant_output()
+    with quiet_ends():
+        try:
+            auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
+        except Exception as error:
+            fail_if_known(error, (InputError,))
+            raise
 
 
 if __name__ == "__main__":

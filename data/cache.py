@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
 from models.core.errors import InputError
+from models.core.files import locked
 
 FORMAT = 1  # raise it when the contents of a cache change, the resampling filter included
 WORKERS = min(8, os.cpu_count() or 1)
@@ -62,7 +62,7 @@ def cached_arrays(
         except _Unusable:
             pass
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with locked(Path(f"{folder}.lock")):
             try:
                 return _open(folder, fingerprint, skip_corrupt)  # built by another process meanwhile
             except _Unusable as reason:

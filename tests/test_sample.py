@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -199,3 +200,50 @@ def test_two_processes_draw_what_one_does_each_image_once(trained, elsewhere, ou
     assert len(files[0]) == len(files[1]) == (7 if out.endswith("/") else 1)
     for one, other in zip(*files, strict=True):
         assert one.read_bytes() == other.read_bytes(), other.name
+
+
+# --- calls that are interrupted
+
+
+def test_a_call_clears_what_a_killed_one_has_left_and_nothing_else(trained, capsys):
+    command = [str(trained.vae / "last.ckpt"), "--n", "1", "--device", "cpu", "--out", "new/"]
+    part = Path("new/.part-of-images-3")
+    part.mkdir(parents=True)
+    (part / "000007.png").write_bytes(b"half")
+    Path("new/.images.lock").touch()
+    with sample.claimed(Path("new")):
+        assert "new/ is being written by another call; choose another --out" in error_of(capsys, command)
+    part.mkdir()
+    (part / "000007.png").write_bytes(b"half")
+    sample.main(command)  # needs no --overwrite
+    assert [path.name for path in Path("new").iterdir()] == ["000000.png"]
+    Path("new/.part-mine").mkdir()
+    part.mkdir()
+    (part / "notes.txt").write_text("the user's")
+    sample.main([*command, "--overwrite", "true"])
+    assert {path.name for path in Path("new").iterdir()} == {"000000.png", ".part-mine", part.name}
+    assert (part / "notes.txt").exists()
+
+
+def test_a_signal_while_single_images_are_drawn_leaves_nothing(trained, monkeypatch):
+    def interrupted(draw, batches, silent):
+        yield 0, draw(range(2))
+        assert len(list(Path("new").glob(".part-*/0*.png"))) == 2
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sample, "draw_batches", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        sample.main([str(trained.vae / "last.ckpt"), "--n", "2", "--device", "cpu", "--out", "new/"])
+    assert caught.value.code == 128 + signal.SIGTERM and not Path("new").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("out", ["new.npz", "new.png", "--export"])
+def test_a_signal_in_a_write_leaves_nothing(trained, monkeypatch, number, out):
+    """The signal comes when the file is written and not yet renamed."""
+    monkeypatch.setattr(os, "replace", lambda *_: signal.raise_signal(number))
+    options = ["--export", "new.safetensors"] if out == "--export" else ["--out", out, "--n", "1", "--device", "cpu"]
+    with pytest.raises(SystemExit) as caught:
+        sample.main([str(trained.vae / "last.ckpt"), *options])
+    assert caught.value.code == 128 + number and not list(Path().iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

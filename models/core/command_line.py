@@ -5,15 +5,20 @@ unknown option and the alternatives of a union stand in its messages alone: UNKN
 """
 
 import re
+import signal
 import sys
+import threading
 from argparse import _SubParsersAction
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from models.core import yaml_text  # noqa: F401 (sets how configs are read and written)
 from models.core.errors import first_line
+from models.core.words import BY_WORD
 
 UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept o|o|O)ption '(?P<option>[^']+)'"
@@ -21,6 +26,9 @@ UNKNOWN = re.compile(
 )
 
 NO_SUBCLASS = ": give it `class_path` and, below `init_args`, its parameters, and nothing else"
+
+NO_TEXT = re.compile(r"Expected a <class 'str'>(?: - |\. Got value: (?![\[{]))")
+QUOTE = "; it is to be text, and unquoted it is a number or a switch: put it in quotes in the config"
 
 NO_MAPPING = "the file is no mapping of names to values; take one of configs/ as an example"
 
@@ -62,6 +70,20 @@ def tolerant_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+@contextmanager
+def quiet_ends() -> Iterator[None]:
+    """End at Ctrl-C, SIGTERM or SIGHUP with exit code 128 + its number, after temporary files are removed."""
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class OneLineParser(ArgumentParser):
     """Parser that reports an error in one line, and the nearest right name for a wrong one."""
 
@@ -89,12 +111,32 @@ class OneLineParser(ArgumentParser):
             if part not in siblings:
                 break
             prefix += f"{part}."
-        near = nearest(part, {sibling: sibling for sibling in siblings}) or nearest(part, self.places())
+        words, word = self.words(prefix), part.lower().replace("-", "_")
+        if word in BY_WORD:
+            near = f"; did you mean `{words[word]}`?" if word in words else ""
+        else:
+            ours = nearest(part, {sibling: sibling for sibling in siblings})
+            near = ours or nearest(word, words, 0.85) or nearest(part, self.places())
         fail(f"config: unknown name `{part}`{near or '; --help lists all names'}")
 
     def places(self) -> dict[str, str]:
         """Return the dotted names of all options by their last part."""
         return {option.split(".")[-1]: option for option in option_names(self)}
+
+    def all_places(self) -> set[str]:
+        """Return the dotted names of all options that the command has."""
+        return set(option_names(self))
+
+    def words(self, prefix: str) -> dict[str, str]:
+        """Return the places of options by other programs' names for them, from a prefix if they lie below it."""
+        there, own = self.all_places(), set(option_names(self))
+        found: dict[str, str] = {}
+        for word, places in BY_WORD.items():
+            for place in places:
+                if place in there:
+                    inner = place.partition(".")[2]  # in the parser of a class the names have no `model` before them
+                    found.setdefault(word, inner if inner in own and inner.startswith(prefix) else place)
+        return {word: place.removeprefix(prefix) for word, place in found.items()}
 
 
 def option_names(parser: ArgumentParser) -> Iterator[str]:
@@ -106,9 +148,15 @@ def option_names(parser: ArgumentParser) -> Iterator[str]:
                 yield from option_names(subparser)
 
 
-def nearest(wrong: str, places: dict[str, str]) -> str:
-    """Return "; did you mean `PLACE`?" for the nearest name in a dictionary name -> place, or "" if all are far."""
-    near = [name for name in get_close_matches(wrong, places) if places[name] != wrong]
+def nearest(wrong: str, places: dict[str, str], least: float = 0.6) -> str:
+    """Return "; did you mean `PLACE`?" for the nearest name in a dictionary name -> place, or "" if all are far.
+
+    Args:
+        wrong: the name that is none.
+        places: the right names.
+        least: least similarity, from 0 to 1; see difflib.
+    """
+    near = [name for name in get_close_matches(wrong, places, cutoff=least) if places[name] != wrong]
     return f"; did you mean `{places[near[0]]}`?" if near else ""
 
 
@@ -129,4 +177,6 @@ def plain(message: str, error: Exception | None) -> str:
             error = error.__cause__  # of the first alternative: it repeats the value
         message = place.partition("- Expected a path but")[0] + (alternatives if "- " in alternatives else str(error))
     subject, no_subclass, _ = message.partition("Subclass types expect one of")
-    return subject.strip() + NO_SUBCLASS if no_subclass else message
+    if no_subclass:
+        return subject.strip() + NO_SUBCLASS
+    return message + QUOTE if NO_TEXT.search(message) else message

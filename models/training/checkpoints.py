@@ -68,17 +68,21 @@ class Checkpoints(Checkpoint):
     Args:
         path: the file.
         minutes: least time between two checkpoints within a leg.
+        at_once: save before the first step, so that a fork can be resumed without the checkpoint that it began with.
     """
 
-    def __init__(self, path: Path, minutes: float = 5.0) -> None:
+    def __init__(self, path: Path, minutes: float = 5.0, at_once: bool = False) -> None:
         self.path, self.seconds, self.saved_at = path, 60 * minutes, time.monotonic()
+        self.at_once = at_once
         self.stop = StopRequest()
 
     def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
-    def on_train_start(self, *_) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: ImageModule) -> None:
         self.stop.listen()
+        if self.at_once:
+            self.save_and_stop(trainer, due=True)
 
     def save(self, trainer: pl.Trainer, validated: bool) -> str | None:
         """Write the checkpoint, or return why it must not be written; all processes take part, the first one writes.

@@ -1,5 +1,6 @@
 """The Lightning CLI of train.py: the folder of a run, the checkpoint that it goes on from, its seed and callbacks."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -17,8 +18,11 @@ from models.core.files import replacing
 from models.inference.checkpoint import Card, read_checkpoint
 from models.training.checkpoints import Checkpoints
 from models.training.evaluator import Evaluator
-from models.training.parser import ConfigParser, arguments, refuse_scalars
+from models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
+from models.training.recipe import Recipe
 from models.training.report import Pictures
+from models.training.run_folder import as_template, checkpoint_of, claimed, is_own, run_folder, starts_the_job
+from models.training.stage_1 import refuse_missing, say_if_another, vae_option
 from models.training.tracking import Mode, make_tracker
 from models.training.trainer_options import (
     DEFAULTS,
@@ -36,9 +40,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(as_template(self.config), skip_none=False)
             with replacing(Path(trainer.default_root_dir) / "config.yaml") as part:
-                part.write_text(text)
+                part.write_text(text, encoding="utf-8")
             for logger in trainer.loggers if trainer.enable_autolog_hparams else []:
                 if hasattr(logger, "log_config"):
                     logger.log_config(yaml.safe_load(text))
@@ -61,18 +65,19 @@ class CLI(LightningCLI):
     state: dict[str, Tensor]
 
     def __init__(self, args: list[str] | None = None) -> None:
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_defaults=DEFAULTS,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            auto_configure_optimizers=False,
-            parser_class=ConfigParser,
-            args=args,
-        )
+        with ExitStack() as self.claim:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                trainer_defaults=DEFAULTS,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                auto_configure_optimizers=False,
+                parser_class=ConfigParser,
+                args=args,
+            )
 
     # The command line.
 
@@ -109,42 +114,47 @@ class CLI(LightningCLI):
             raise InputError(f"--seed {error}") from None
 
     def _add_instantiators(self) -> None:
-        """Give the seed to model and data, if they take one."""
+        """Give the seed to model and data, if they take one, and its VAE to stage 2."""
         seed = self.config[self.subcommand].seed
 
         def instantiate(cls: type, **given: Any) -> Any:
+            if "vae" in given:
+                given["vae"] = self.stage_1(given["vae"], given.get("size", 0))
             return cls(**given | ({"seed": seed} if "seed" in arguments(cls) else {}))
 
         for kind in (LightningModule, LightningDataModule):
             self.parser.add_instantiator(instantiate, kind)
 
+    def stage_1(self, path: str, size: int) -> str:
+        """Return where stage 2 takes its VAE from: its own checkpoint, if there is one, or the file of `model.vae`."""
+        config = self.config[self.subcommand]
+        if self.card is None or not self.card.vae:
+            refuse_missing(path, size, config.runs)
+            return path
+        say_if_another(path, config.ckpt_path, self.state)
+        return config.ckpt_path
+
     # The run.
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if not config.name or Path(config.name).name != config.name or config.name == "..":
-            raise InputError(
-                f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME"
-            )
+        if config.trainer is None:
+            raise InputError("config: trainer is empty; give it options or leave it out")
+        refuse_nulls(self._parser(self.subcommand), config)
+        self.folder = run_folder(config)
         refuse_options(config.trainer)
         for part in ("model", "data"):
             if given := config[part].get("init_args"):
-                refuse_scalars(locate(config[part].class_path), given.as_dict(), part)
-        self.folder = Path(config.runs) / config.name
-        if config.ckpt_path == "last" or self.subcommand != "fit" and not config.ckpt_path:
-            config.ckpt_path = str(self.folder / "last.ckpt")
-            if self.subcommand == "fit" and not Path(config.ckpt_path).exists():
-                config.ckpt_path = None  # the run was stopped before its first checkpoint, or has not begun
-        elif (
-            self.subcommand == "fit"
-            and not config.trainer.fast_dev_run
-            and any((self.folder / name).exists() for name in ("config.yaml", "last.ckpt"))
-        ):
-            raise InputError(f"{self.folder} exists: go on with it by --ckpt_path last, or choose another --name")
+                cls = locate(config[part].class_path)
+                refuse_scalars(cls, given.as_dict(), part)
+                refuse_nulls(class_parser(cls), given, f"{part}.")
+        fit, trial = self.subcommand == "fit", bool(config.trainer.fast_dev_run)
+        if fit and not trial and starts_the_job():
+            self.claim.enter_context(claimed(self.folder))
+        self.asked_for_last = fit and config.ckpt_path == "last"
+        config.ckpt_path = checkpoint_of(self.folder, config.ckpt_path, fit, trial)
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
-        if self.from_export and "model.init_args.vae" in config:
-            config["model.init_args.vae"] = config.ckpt_path  # stage 1 lies in it, and perhaps nowhere else
         config.weights_only = True  # a checkpoint is data, never code
 
     def after_instantiate_classes(self) -> None:
@@ -156,6 +166,17 @@ class CLI(LightningCLI):
             self.model.check(self.card, self.state, path)
             if self.from_export:
                 self.load_export(path)
+        self.model.tracked_run = self.tracked_run
+
+    @property
+    def forks(self) -> bool:
+        """True if fit goes on from the checkpoint of another run."""
+        return self.card is not None and not is_own(self.folder, self.config[self.subcommand].ckpt_path)
+
+    @property
+    def tracked_run(self) -> str | None:
+        """Id of the run in W&B, if this goes on with one; a fork has one of its own."""
+        return self.card.tracked_run if self.card is not None and not self.forks else None
 
     @property
     def from_export(self) -> bool:
@@ -181,10 +202,9 @@ class CLI(LightningCLI):
             callbacks = [*callbacks, FinalValues(self.folder / "metrics.json")]
         if self.subcommand == "fit" and not trial:
             if config["logger"] is not False:
-                tracked = self.card.tracked_run if self.card else None
-                tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, tracked)
+                tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, self.tracked_run)
                 loggers += [tracker] if tracker else []
-            checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes)
+            checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes, at_once=self.forks)
             callbacks += [Pictures(self.folder / "pictures"), checkpoints]
         options = trainer_options(config, self.folder, loggers, callbacks, fits=self.subcommand == "fit")
         with in_one_line(options):
@@ -205,8 +225,12 @@ class CLI(LightningCLI):
             seen = f"{self.card.images_seen:,} of {model.schedule.budget:,} images"
             say(f"{path} has seen {seen}: a larger --model.budget goes on from it")
             return
-        if self.from_export:
-            say(f"going on from {path}: its weights and {self.card.images_seen:,} images seen, new optimizer states")
+        if self.card is not None:
+            fork = f"; {self.folder} is a run of its own" if self.forks else ""
+            what = "its weights and {} images seen, new optimizer states" if self.from_export else "{} images seen"
+            say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
+        elif self.asked_for_last:
+            say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
         self.trainer.fit(model, **settings)
         if end := early_end(self.trainer, model):
             say(end)
@@ -219,4 +243,10 @@ class CLI(LightningCLI):
         if not self.trainer.fast_dev_run:
             rank_zero_only(print)(f"run: {self.folder}")
 
-    after_fit = after_validate = after_test = after_run
+    after_validate = after_test = after_run
+
+    def after_fit(self) -> None:
+        stage_1 = isinstance(self.model, Recipe) and self.model.card().stage == "vae"
+        if stage_1 and not self.trainer.fast_dev_run:
+            rank_zero_only(print)(f"stage 2 takes it by {vae_option(self.folder / 'last.ckpt')}")
+        self.after_run()

@@ -2,13 +2,16 @@
 
 import dataclasses
 import re
+import sys
 import typing
-from collections.abc import Iterator, Mapping
-from pydoc import locate
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from pydoc import ErrorDuringImport, locate
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
-from pytorch_lightning import LightningDataModule, LightningModule
+import yaml
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from models.core.command_line import OneLineParser, fail, option_names
@@ -16,7 +19,15 @@ from models.core.errors import InputError
 
 
 class ConfigParser(OneLineParser, LightningArgumentParser):
-    """Parser of the command line and the config, in which model and data take no seed of their own."""
+    """Parser of the command line and the config, in which model and data take no seed of their own.
+
+    Attributes:
+        whole: the parser of the last command line, for suggestions: errors arise in those of its parts.
+        line: that command line.
+    """
+
+    whole: "ConfigParser | None" = None
+    line: list[str] = []
 
     def add_subclass_arguments(self, *args: Any, **options: Any) -> list[str]:
         return super().add_subclass_arguments(*args, **options | {"skip": {"seed"}})
@@ -31,31 +42,79 @@ class ConfigParser(OneLineParser, LightningArgumentParser):
     def unknown(self, name: str) -> NoReturn:
         if name.split(".")[-1] in ("seed", "seed_everything"):
             fail(f"config: no `{name}` here: --seed N (in a config `seed: N`) is the seed of model, data and Lightning")
+        for part in ("model", "data"):
+            if "trainer.devices" not in option_names(self) and chosen_class(self.line, part) is None:
+                fail(f"config: `{name}` without a `class_path` of {part}: give a whole config before it, see configs/")
         super().unknown(name)
 
+    def parse_args(self, args: list[str] | None = None, *rest: Any, **options: Any) -> Namespace:
+        if self._subcommands_action is not None:  # not in the parser of a class or a subcommand
+            ConfigParser.whole, ConfigParser.line = self, list(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, *rest, **options)
+
     def places(self) -> dict[str, str]:
-        """Return the dotted names of all options by their last part; with those of all recipes and data modules."""
+        """Return the dotted names of all options by their last part; with those of the config's model and data."""
         places = super().places()
-        for part, kind in (("model", LightningModule), ("data", LightningDataModule)):
-            if part in places:  # not in the parser of a class
-                for cls in subclasses(kind):
-                    if cls.__module__.split(".")[0] in ("models", "data"):
-                        places |= {name.split(".")[-1]: f"{part}.{name}" for name in arguments(cls)}
+        if "model" in places:  # not in the parser of a class
+            places |= {place.split(".")[-1]: place for place in self.of_classes()}
         return places
 
+    def all_places(self) -> set[str]:
+        subcommands = self.whole._subcommands_action.choices if self.whole else {"": self}
+        chosen = next((word for word in self.line if word in subcommands), next(iter(subcommands)))
+        return {*option_names(subcommands[chosen]), *self.of_classes()}
 
-def subclasses(cls: type) -> Iterator[type]:
-    """Yield all imported subclasses of a class."""
-    for child in cls.__subclasses__():
-        yield child
-        yield from subclasses(child)
+    def of_classes(self) -> list[str]:
+        """Return the dotted names of the options of the model and the data that the command line chooses."""
+        chosen = ((part, chosen_class(self.line, part)) for part in ("data", "model"))
+        return [f"{part}.{name}" for part, cls in chosen if cls is not None for name in arguments(cls)]
+
+
+def chosen_class(line: list[str], part: str) -> type | None:
+    """Return the class of `model` or `data` that a command line and its configs choose; None if there is none."""
+    path = None
+    for word, value in zip(line, [*line[1:], ""], strict=True):
+        option, equals, given = word.partition("=")
+        value = given if equals else value
+        if option in ("-c", "--config"):
+            with suppress(OSError, ValueError, yaml.YAMLError, AttributeError):
+                there = yaml.safe_load(Path(value).read_text(encoding="utf-8")).get(part)
+                path = there if isinstance(there, str) else (there or {}).get("class_path", path)
+        elif option in (f"--{part}", f"--{part}.class_path"):
+            path = value
+    with suppress(ErrorDuringImport, AttributeError):
+        cls = locate(path) if path else None
+        return cls if isinstance(cls, type) else None
 
 
 def arguments(cls: type) -> list[str]:
     """Return the dotted names of a class's arguments, those taken as **keywords and fields of dataclasses included."""
+    return list(option_names(class_parser(cls)))
+
+
+def class_parser(cls: type) -> ArgumentParser:
+    """Return a parser of a class's arguments."""
     parser = ArgumentParser(add_help=False)
     parser.add_class_arguments(cls, fail_untyped=False)
-    return list(option_names(parser))
+    return parser
+
+
+def refuse_nulls(parser: ArgumentParser, values: Namespace, where: str = "") -> None:
+    """Refuse null for an option that has no such value: jsonargparse lets it pass.
+
+    Args:
+        parser: parser of the options.
+        values: their values.
+        where: dotted name of the values in the config, with a dot at its end.
+
+    Raises:
+        InputError: names the option.
+    """
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", None) or action.type
+        optional = action.default is None and not action.required or type(None) in typing.get_args(kind)
+        if kind is not None and not optional and action.dest in values and values[action.dest] is None:
+            raise InputError(f"config: {where}{action.dest}: null is no value of it; leave it out to have the default")
 
 
 def refuse_scalars(cls: type, values: Mapping[str, Any], where: str) -> None:

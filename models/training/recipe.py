@@ -36,9 +36,11 @@ class Recipe(pl.LightningModule):
         images_seen: training images seen, over all processes.
         warm_from: images seen when the learning rate last rose from 0.
         skips: steps that were not finite and changed nothing, (2,): in all, and in a row.
+        tracked_run: id of the run in W&B that a checkpoint keeps while tracking is off.
     """
 
     skips: Tensor
+    tracked_run: str | None = None
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
@@ -154,7 +156,7 @@ class Recipe(pl.LightningModule):
             skipped_steps=skipped_steps,
             skipped_in_a_row=skipped_in_a_row,
             data=self.data_description(),
-            tracked_run=getattr(self.logger, "run_id", None),
+            tracked_run=getattr(self.logger, "run_id", self.tracked_run),
         )
         checkpoint["degrain"] = asdict(card)
         checkpoint.pop("loops", None)  # the position is images_seen; Lightning's counters would contradict it

@@ -59,12 +59,13 @@ class FinalValues(Callback):
         """Merge the current values into the file."""
         if trainer.sanity_checking:
             return
-        values, extra = self.written(), module.extra_metrics()
-        if extra:  # of a test: values of an earlier test may be of other images
-            values = {name: value for name, value in values.items() if not name.startswith("test/")}
-        values |= self.current(trainer) | extra | {"images_seen": module.images_seen}
-        self.before = {}  # the file has them
-        with replacing(self.path) as part:
+        extra = module.extra_metrics()
+        with replacing(self.path) as part:  # fit and a test at the same time take turns
+            values = self.written()
+            if extra:  # of a test: values of an earlier test may be of other images
+                values = {name: value for name, value in values.items() if not name.startswith("test/")}
+            values |= self.current(trainer) | extra | {"images_seen": module.images_seen}
             part.write_text(json.dumps(dict(sorted(values.items())), indent=2) + "\n")
+        self.before = {}  # the file has them
 
     on_validation_end = on_train_end = on_test_end = write

@@ -33,8 +33,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     """Return the content of every file below a folder by its path, None for a folder; without the caches."""
     paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*"))}
     own = {name: path for name, path in paths.items() if not name.startswith(CACHES)}
-    # A lock of a cache is empty and stays: were it removed, two processes could hold one each.
-    return {name: path.read_bytes() if path.is_file() else None for name, path in own.items() if path.suffix != ".lock"}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in own.items()}
 
 
 def refused(capsys: pytest.CaptureFixture, command: str) -> str:

@@ -105,6 +105,34 @@ CASES = {
     "a class path from before on the command line": Case(
         f"{VAE} --model models.modules.PlainGANModule", "PlainGANModule is now models.training.PlainGANModule"
     ),
+    "a word of the field": Case(f"{VAE} --model.beta 2", "unknown name `beta`; did you mean `rate_weight`"),
+    "a typo of a word of the field": Case(f"{VAE} --model.betaa 2", "`betaa`; did you mean `rate_weight`"),
+    "a word without its place": Case(f"{VAE} --beta 2", "`beta`; did you mean `model.rate_weight`"),
+    "a word of another recipe": Case(f"{GAN} --model.beta 2", "unknown name `beta`; --help lists all names"),
+    "a word of the data in the model": Case(f"{VAE} --model.bs 2", "`bs`; did you mean `data.batch_size`"),
+    "a word far down": Case(f"{VAE} --z-dim 2", "`z-dim`; did you mean `model.net.latent`"),
+    "a word far down in the model": of_vae(f"{MODEL}.latent_dim", 2, "`latent_dim`; did you mean `net.latent`"),
+    "epochs": Case(f"{VAE} --epochs 2", "`epochs`; did you mean `model.budget`"),
+    "the Trainer's epochs": Case(f"{VAE} --trainer.epochs 2", "`epochs`; did you mean `model.budget`"),
+    "epochs in a network": of_vae(f"{MODEL}.net.epochs", 2, "`epochs`; did you mean `model.budget`"),
+    "the Trainer's GPUs": Case(f"{VAE} --trainer.gpus 2", "`gpus`; did you mean `devices`"),
+    "a resolution": Case(f"{VAE} --data.resolution 64", "`resolution`; did you mean `size`"),
+    "a way to resume": Case(f"{VAE} --resume last", "`resume`; did you mean `ckpt_path`"),
+    "a place for results": Case(f"{VAE} --output_dir x", "`output_dir`; did you mean `runs`"),
+    "an option of another recipe": Case(f"{VAE} --vae x", "unknown name `vae`; --help lists all names"),
+    "a recipe's option among the Trainer's": of_vae("trainer.vae", 1, "unknown name `vae`; --help lists all names"),
+    "an overlay alone": Case(
+        "train fit --name new --model.net.latent 2", "without a `class_path` of model: give a whole"
+    ),
+    "a number for a name": Case(
+        "train fit -c vae.yaml", "value: 2024; it is to be text.*put it in quotes", config={"name": 2024}
+    ),
+    "a number for a folder": of_vae(f"{DATA}.cache", 1.5, "value: 1.5; it is to be text.*put it in quotes"),
+    "null for a number": of_vae(f"{MODEL}.net.latent", None, "model.net.latent: null is no value of it; leave it out"),
+    "null for a word": of_vae(f"{MODEL}.likelihood", None, "model.likelihood: null is no value of it; leave it out"),
+    "null for the data": of_vae(f"{DATA}.batch_size", None, "data.batch_size: null is no value of it"),
+    "null for the folder of runs": of_vae("runs", None, "config: runs: null is no value of it"),
+    "null for the Trainer": of_vae("trainer", None, "config: trainer is empty; give it options or leave it out"),
     "no devices": Case(f"{VAE} --trainer.devices 0", "devices"),
     "the Trainer's clipping": Case(
         f"{GAN} --trainer.gradient_clip_val 1", "gradient_clip_val 1.0: take model.gradient_c"

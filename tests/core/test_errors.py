@@ -1,7 +1,11 @@
-"""Test how another exception is quoted in one line."""
+"""Test how another exception is quoted in one line, and how lines are printed."""
+
+import io
+import sys
 
 import pytest
 
+from models.core.command_line import fail, tolerant_output
 from models.core.errors import first_line
 
 
@@ -16,3 +20,14 @@ from models.core.errors import first_line
 )
 def test_first_line_is_never_empty(error, line):
     assert first_line(error) == line
+
+
+def test_a_name_needs_no_terminal_that_can_show_it(monkeypatch):
+    written = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written, "ascii", write_through=True))
+    tolerant_output()
+    print("run: é")
+    with pytest.raises(SystemExit):
+        fail("é: no such file")
+    assert written.getvalue() == rb"run: \xe9" + b"\nerror: " + rb"\xe9: no such file" + b"\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.core.errors import InputError
-from models.core.files import replacing
+from models.core.files import locked, remove_dead_parts, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -79,3 +79,64 @@ def test_contents_are_on_disk_before_the_name_is_and_the_name_after_it(tmp_path,
     with replacing(tmp_path / "values.json") as part:
         part.write_text("whole")
     assert done == [str(part), "renamed", str(tmp_path)]
+
+
+# --- locks
+
+HOLDER = """
+import sys
+from pathlib import Path
+from models.core.files import locked
+with locked(Path("lock")) as file:
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Start a process that holds the lock of a file until it is killed or its input ends."""
+    search = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, cwd=tmp_path, env=search, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("end", [subprocess.Popen.kill, lambda process: process.communicate()], ids=["kill", "end"])
+def test_a_lock_ends_with_its_process(tmp_path, holder, end):
+    path = tmp_path / "lock"
+    with pytest.raises(BlockingIOError), locked(path, wait=False):
+        pass
+    end(holder)
+    holder.wait()
+    with locked(path, wait=False):
+        assert names(tmp_path) == ["lock"]
+    assert names(tmp_path) == []
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    path = tmp_path / "lock"
+    ready, done = os.pipe()
+    with locked(path):
+        if not (child := os.fork()):
+            os.close(done)
+            os.read(ready, 1)  # until the parent has closed its end
+            os._exit(0)
+    try:
+        with locked(path, wait=False):
+            assert path.exists()
+    finally:
+        os.close(done)
+        os.waitpid(child, 0)
+
+
+def test_parts_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
+    for name in (".a.part.npz", "values.json", ".mine"):
+        (tmp_path / name).write_text("left")
+    with replacing(tmp_path / "b.npz") as part:
+        part.write_text("half")
+        remove_dead_parts(tmp_path)
+        assert names(tmp_path) == [".b.part.npz", ".mine", "values.json"]
+    assert names(tmp_path) == [".mine", "b.npz", "values.json"]

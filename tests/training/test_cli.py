@@ -89,3 +89,31 @@ def test_the_nearest_name_is_suggested_with_its_place():
     assert nearest("widht", places) == "; did you mean `net.width`?"
     assert nearest("budget", places) == ""  # it is what was written
     assert nearest("colour", places) == ""
+
+
+# --- text that looks like something else
+
+
+@pytest.mark.parametrize("name", ["1e-4", "007", "null", "off", "~", "2024", "é"])
+def test_a_name_survives_its_own_dump(parsed, tmp_path, name):
+    cli = parsed("--name", name, "--project", name, "--data.cache", f"./{name}" if name in ("null", "~") else name)
+    assert cli.folder == tmp_path / "runs" / name
+    text = cli._parser("fit").dump(cli.config.fit, skip_none=False)
+    path = tmp_path / "saved.yaml"
+    path.write_text(text, encoding="utf-8")
+    again = CLI(["fit", "-c", str(path)])
+    assert again.folder == cli.folder and again.config.fit.project == name
+    assert again.datamodule.cache == cli.datamodule.cache
+    assert again.config.fit.as_dict() == cli.config.fit.as_dict() | {"config": again.config.fit.config}
+
+
+def test_a_config_is_read_as_it_is_written(parsed, tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text(
+        "wandb: off\nname: 007\nmodel: {init_args: {learning_rate: 1e-4, budget: 1_000}}\n"
+        "data: {init_args: {flip: no, noise: {hair: 5e-2}}}\n"
+    )
+    cli = parsed("-c", str(path), wandb="auto")
+    assert cli.config.fit.wandb == "off" and cli.folder.name == "007"
+    assert cli.model.schedule.learning_rate == 1e-4 and cli.model.schedule.budget == 1000
+    assert cli.datamodule.flip is False

@@ -1,0 +1,100 @@
+"""The folder of a run: it belongs to one fit at a time, and says which checkpoint a command goes on from."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from socket import gethostname
+
+from jsonargparse import Namespace
+from pytorch_lightning.utilities import rank_zero_only
+
+from models.core.errors import InputError
+from models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
+
+
+def run_folder(config: Namespace) -> Path:
+    """Return the folder RUNS/NAME of a command.
+
+    Raises:
+        InputError: the name is no name of a folder.
+    """
+    if not config.name or Path(config.name).name != config.name or config.name == "..":
+        raise InputError(f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME")
+    return Path(config.runs) / config.name
+
+
+def starts_the_job() -> bool:
+    """Return True in the process that claims the folder: the first of those that Lightning, torchrun or srun starts."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return rank_zero_only.rank == 0 and node == "0"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process; a folder that is empty at the end is removed, if it was made here.
+
+    The claim is a lock, which ends with the process: after a kill the next job takes the folder. Only `fit` claims it,
+    so that a run can be measured while it trains.
+
+    Raises:
+        InputError: another process trains in it, or it cannot be written to.
+    """
+    lock = folder / ".lock"
+    with ExitStack() as claim:
+        with refuse_unwritable(lock):
+            claim.enter_context(folder_made(folder))
+            try:
+                file = claim.enter_context(locked(lock, wait=False))
+            except BlockingIOError:
+                raise InputError(in_use(folder, lock)) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {gethostname()}".encode())
+            file.flush()
+        for place in (folder, folder / "pictures"):
+            remove_dead_parts(place)
+        yield
+
+
+def in_use(folder: Path, lock: Path) -> str:
+    """Return the message for a folder that another process trains in."""
+    with suppress(OSError):
+        if holder := lock.read_text():
+            return f"{folder} is in use: {holder} trains in it; wait for its end, stop it, or choose another --name"
+    return f"{folder} is in use: another job trains in it; wait for its end, stop it, or choose another --name"
+
+
+def checkpoint_of(folder: Path, given: str | None, fit: bool, trial: bool = False) -> str | None:
+    """Return the checkpoint that a command goes on from or measures; None begins a new run.
+
+    Args:
+        folder: folder of the run.
+        given: `ckpt_path`; `last` is that of the run, which measuring takes by default.
+        fit: whether the command trains.
+        trial: whether it writes nothing.
+
+    Raises:
+        InputError: fit would overwrite a run.
+    """
+    last = folder / "last.ckpt"
+    if not fit:
+        return str(last) if given in (None, "last") else given
+    if given == "last":
+        return str(last) if last.exists() else None  # stopped before its first checkpoint, or not begun
+    if is_own(folder, given) and last.exists():
+        return given
+    if not trial and (last.exists() or (folder / "config.yaml").exists()):
+        raise InputError(f"{folder} exists: go on with it by --ckpt_path last, or choose another --name")
+    return given
+
+
+def is_own(folder: Path, checkpoint: str | None) -> bool:
+    """Return True if a checkpoint is the run's own; fit from any other is a fork."""
+    return checkpoint is not None and Path(checkpoint).resolve() == (folder / "last.ckpt").resolve()
+
+
+def as_template(config: Namespace) -> Namespace:
+    """Return a config without what belongs to one call alone, so that it can be used for another run."""
+    template = config.clone()
+    template.ckpt_path = template.weights_only = None
+    return template

@@ -1,0 +1,66 @@
+"""Where stage 2 takes its VAE from: the checkpoint that it goes on from, or a run of stage 1."""
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+
+from models.core.errors import InputError
+from models.inference.checkpoint import PREFIXES, read_checkpoint, substate
+
+MOST_RUNS = 20  # that are looked at for a stage 1
+
+
+def vae_option(checkpoint: str | Path) -> str:
+    """Return the option that lets stage 2 take a stage 1, as it is typed."""
+    return f"--model.vae {shlex.quote(str(checkpoint))}"
+
+
+def refuse_missing(path: str, size: int, runs: str) -> None:
+    """Refuse a path of stage 1 without a file, and name the newest stage 1 among all runs.
+
+    Args:
+        path: `model.vae`.
+        size: image side of the data.
+        runs: folder of all runs.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if Path(path).is_file():
+        return
+    found = newest(path, size, runs) or Path(runs, "NAME/last.ckpt")
+    said = f"no such file; train it first or correct the path: {vae_option(found)} takes the stage 1 of a run"
+    raise InputError(f"checkpoint {path}: {said}")
+
+
+def newest(path: str, size: int, runs: str) -> Path | None:
+    """Return the checkpoint in the folder `path`, or the newest one of stage 1 and of this size among the runs."""
+    candidates = [found for found in Path(runs).glob("*/last.ckpt") if found.is_file()]
+    candidates.sort(key=lambda found: found.stat().st_mtime, reverse=True)
+    for candidate in (Path(path, "last.ckpt"), *candidates[:MOST_RUNS]):
+        with suppress(InputError):
+            card, _ = read_checkpoint(candidate)
+            if card.stage == "vae" and card.size == size:
+                return candidate
+    return None
+
+
+def say_if_another(path: str, checkpoint: str, state: dict[str, Tensor]) -> None:
+    """Print a line if the file of stage 1 that a config names holds another VAE than the checkpoint of stage 2.
+
+    Args:
+        path: `model.vae`; there may be no such file.
+        checkpoint: path of the checkpoint of stage 2.
+        state: its state dict.
+    """
+    if Path(path).resolve() == Path(checkpoint).resolve() or not Path(path).is_file():
+        return
+    with suppress(InputError):
+        mine, theirs = (substate(weights, PREFIXES["vae"]) for weights in (state, read_checkpoint(path)[1]))
+        same = mine.keys() == theirs.keys() and all(torch.equal(mine[n].half(), theirs[n].half()) for n in mine)
+        if not same:  # but for the rounding of an export
+            rank_zero_only(print)(f"model.vae {path}: holds another VAE than {checkpoint}, whose own is kept")
