@@ -136,15 +136,25 @@ class FolderSource:
         for split, image in self._once():
             splits.setdefault(split, []).append(image.name)
         if self._share_of is not None:
-            pool = splits.pop("train", [])
-            splits |= {"train": [], "valid": []}
-            for name in pool:
-                who = self.identity(name)
-                content = os.fsencode(name) if who is None else f"person {who}".encode()
-                splits["valid" if unit_hash(content) < self.valid_share else "train"].append(name)
+            splits |= self._hold_out(splits.pop("train", []), 1 if "test" in splits else 2)
         if "test" not in splits and "valid" in splits:
             splits[HELD_OUT] = splits.pop("valid")
         return {split: sorted(names) for split, names in splits.items()}
+
+    def _hold_out(self, names: list[str], least: int) -> dict[str, list[str]]:
+        """Return the images to train on, and those held out by the hash of their path or identity.
+
+        Of few images the `least` lowest hashes are held out, if that is nearer to the share than none.
+        """
+        hashes = {}
+        for name in names:
+            who = self.identity(name)
+            hashes[name] = unit_hash(os.fsencode(name) if who is None else f"person {who}".encode())
+        cut, distinct = self.valid_share, sorted(set(hashes.values()))
+        if self.valid_share * len(names) >= 0.5 and len(distinct) > least:
+            cut = max(cut, (distinct[least - 1] + distinct[least]) / 2)
+        kept = [name for name in names if hashes[name] >= cut]
+        return {"train": kept, "valid": [name for name in names if hashes[name] < cut]}
 
     def _once(self) -> list[tuple[str, Found]]:
         """Return (split, image) for each image that is reached; one that is reached twice counts as held out, if it is

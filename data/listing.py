@@ -74,7 +74,7 @@ def list_images(root: Path, group: Callable[[str], Hashable]) -> Listing:
             name = f"{folder}/{entry.name}".removeprefix("/")
             if entry.name.startswith("."):
                 listing.others["hidden"] += 1
-            elif os.path.isdir(entry):
+            elif _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(name)
             elif entry.name.lower().endswith(read) and (entry.is_symlink() or entry.is_file()):
                 own = os.path.realpath(entry) if entry.is_symlink() else os.path.join(real, entry.name)
@@ -91,6 +91,14 @@ def _entries(folder: Path) -> list[os.DirEntry]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise unreadable(folder, error) from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Return whether it is a folder or a link to one; a link to itself is neither."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _kind(entry: os.DirEntry) -> str:

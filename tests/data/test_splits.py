@@ -106,6 +106,14 @@ def test_training_and_test_images_alone_hold_out_a_share_of_the_training_images(
     assert "0.2 of the images to train on is held out" in FolderSource(tmp_path, valid_share=0.2).remarks()[0]
 
 
+@pytest.mark.parametrize("folder, least", [("", 1), ("train/", 0)])
+def test_few_images_are_held_out_too(tmp_path, folder, least):
+    fill(tmp_path, many(folder, 20) + (many("test/", 3) if folder else []))
+    found = splits(tmp_path, valid_share=0.03)
+    assert len(found["valid"]) == 1 and len(found["train"]) == 19 - least
+    assert len(found["test"]) == (3 if folder else 1)
+
+
 def test_held_out_share_is_stable_when_files_are_added(tmp_path):
     fill(tmp_path, many("", 100))
     before = splits(tmp_path, valid_share=0.3)
