@@ -40,6 +40,10 @@ class CelebASource:
             raise InputError(f"CelebA: no folder {shown(root)}; pass --data.root DIR or --data.download true")
         partition = _partition_file(self.base)
         if partition is None:
+            if _partition_file(self.base.parent):
+                raise InputError(
+                    f"CelebA: no {PARTITION} in {shown(self.base)}, but above it; pass that as --data.root"
+                )
             kaggle = f"or Kaggle's {PARTITIONS[1]}"
             raise InputError(f"CelebA: no {PARTITION} in {shown(self.base)}; {BY_HAND} it, {kaggle}")
         self.partition = partition

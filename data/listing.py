@@ -106,4 +106,4 @@ def _kind(entry: os.DirEntry) -> str:
     if not (entry.is_symlink() or entry.is_file()):
         return "no files (pipes, sockets)"
     suffix = os.path.splitext(entry.name)[1].lower()
-    return suffix if re.fullmatch(r"\.[a-z0-9_]{1,12}", suffix) else "without a suffix"
+    return suffix if re.fullmatch(r"\.[a-z0-9_]{1,12}", suffix) else "without a usual suffix"

@@ -54,7 +54,15 @@ def test_what_is_passed_over_is_counted_by_suffix(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     (line,) = [line for line in FolderSource(tmp_path).remarks() if line.startswith("passed over: ")]
     counts, *hints = line.removeprefix("passed over: ").split("; ")
-    wanted = {"2 hidden", "2 .txt", "1 .heic", "1 .zip", "1 .npz", "2 without a suffix", "1 no files (pipes, sockets)"}
+    wanted = {
+        "2 hidden",
+        "2 .txt",
+        "1 .heic",
+        "1 .zip",
+        "1 .npz",
+        "2 without a usual suffix",
+        "1 no files (pipes, sockets)",
+    }
     assert set(counts.split(", ", 6)) == wanted
     assert [hint.partition(":")[0] for hint in hints] == [".zip", ".npz", ".heic"] and "unpack it" in hints[0]
 

@@ -133,6 +133,7 @@ def test_celeba_as_kaggle_packs_it(tmp_path):
     for split in ("train", "valid", "test"):
         assert source.items(split) == before.items(split)
     assert np.array_equal(source.read("000001.jpg", 16)["image"], before.read("000001.jpg", 16)["image"])
+    assert "but above it; pass that as --data.root" in refused(lambda: CelebASource(root / IMAGES))
     assert source.remarks() == [] and source.fingerprint("test") != source.fingerprint("valid")
 
 
