@@ -12,11 +12,12 @@ from data.decode import Crop, read_square
 from data.files import files_fingerprint, read_file, root_tag, shown, slug, unit_hash
 from data.held_out import CHOOSE, Identities, content_number, divide, remembered
 from data.listing import Found, Listing, list_images, suffixes
-from data.splits import outermost, split_folders
+from data.splits import outermost, split_folders, split_of
 from models.core.errors import InputError
 
 HELD_OUT = "held out"  # images that are neither of `valid` nor of `test` yet
 HELD_FIRST = ("test", "valid", "train")  # an image that lies in several splits is of the first of these
+LISTS = (".txt", ".csv", ".tsv", ".json", ".lst")  # of such a file, named like a split, a user may expect one
 VALID_SHARE = 0.05
 
 
@@ -94,6 +95,8 @@ class FolderSource:
             lines.append("used are " + ", ".join(f"{n:,} images in {shown(place)}" for place, n in places.items()))
         if any(list(self.root.glob("list_eval_partition.*"))):
             lines.append("this is CelebA; --data data.datamodule.CelebA uses the splits of its list_eval_partition")
+        if lists := [path.name for path in self.root.glob("*.*") if path.suffix in LISTS and split_of(path.stem)]:
+            lines.append(f"not read: {shown(', '.join(sorted(lists)))}; folders alone are splits")
         if self._listing.others:
             lines.append(f"passed over: {self._listing.passed_over()}")
         return lines

@@ -87,6 +87,15 @@ def test_validation_and_test_see_every_image_once_in_order(folder):
     assert module.seen == {"train": [], "valid": [0, 1, 2], "test": [0, 1, 2, 3, 4]}
 
 
+def test_the_images_of_every_split_are_counted_once_at_the_start_also_from_a_cache(folder, capsys):
+    for options, limit in (({}, ""), ({"limit_valid": 3}, " (--data.limit_valid 3)")):
+        trainer().fit(Recorder(leg_end=4), datamodule=image_folder(folder, **options))
+        said = [line for line in capsys.readouterr().out.splitlines() if "images: " in line]
+        assert [line.partition("images: ")[2] for line in said] == [
+            f"10 to train on, 5 to validate on{limit}, 5 to test on"
+        ]
+
+
 def one_of_two(folder: Path, rank: int, **settings: int) -> ImageFolder:
     """Return the data module of one of two processes, ready to validate."""
     data = image_folder(folder, **settings)

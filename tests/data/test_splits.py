@@ -132,6 +132,14 @@ def test_held_out_folders_alone_can_be_measured_on_but_not_trained_on(tmp_path):
     assert splits(tmp_path) == {"train": [], "valid": [], "test": many("test/", 4)}
 
 
+def test_lists_of_splits_and_folders_of_masks_are_mentioned(tmp_path):
+    fill(tmp_path, many("photos/", 3) + many("masks/", 2, start=10))
+    (tmp_path / "test.txt").write_text("photos/000.png")
+    lines = FolderSource(tmp_path).remarks()
+    assert "not read: test.txt; folders alone are splits" in lines
+    assert "used are 2 images in masks/, 3 images in photos/" in lines
+
+
 def test_a_link_never_brings_a_held_out_image_into_training(tmp_path):
     fill(tmp_path, many("train/", 4) + many("test/", 2))
     (tmp_path / "valid").mkdir()
