@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from data.decode import ENLARGED
+from data.files import printable, say, shown
 from models.core.errors import InputError
 from models.core.files import locked
 
@@ -27,7 +29,7 @@ class Source(Protocol):
 
     Attributes:
         name: Names the source, its place and its crop; the cache folder's name begins with it.
-        converted: The conversions made so far, as a list of words such as "grey"; `read` appends to it.
+        converted: The conversions made so far, as a list of words such as "grey" and ENLARGED; `read` appends to it.
     """
 
     name: str
@@ -43,6 +45,10 @@ class Source(Protocol):
 
     def read(self, item: Any, size: int) -> dict[str, np.ndarray]:
         """Return {"image": (size, size, 3)} and the arrays that belong to it, uint8. InputError for a bad image."""
+        ...
+
+    def remarks(self) -> Sequence[str]:
+        """Return lines on what a user may not expect of the splits, and what the source passes over."""
         ...
 
 
@@ -67,12 +73,12 @@ def cached_arrays(
                 return _open(folder, fingerprint, skip_corrupt)  # built by another process meanwhile
             except _Unusable as reason:
                 if folder.exists():
-                    print(f"cache: rebuilding {folder}: {reason}", flush=True)
+                    say(f"cache: rebuilding {shown(folder)}: {reason}")
             _build(folder, source, split, size, fingerprint, skip_corrupt)
             return _open(folder, fingerprint, skip_corrupt)
     except OSError as error:
         way_out = "check space and permissions or pass --data.cache DIR"
-        raise InputError(f"cache: cannot build {folder}: {error}; {way_out}") from error
+        raise InputError(f"cache: cannot build {shown(folder)}: {error.strerror or error}; {way_out}") from error
 
 
 class _Unusable(Exception):
@@ -117,11 +123,14 @@ def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     if about["skipped"]:
-        left_out = f"{len(about['skipped']):,} of {len(items):,} images (first: {about['skipped'][0]})"
-        print(f"cache: {folder} leaves out {left_out}", flush=True)
-    if kinds := Counter(source.converted[converted_before:]):
+        left_out = f"{len(about['skipped']):,} of {len(items):,} images (first: {shown(about['skipped'][0])})"
+        say(f"cache: {shown(folder)} leaves out {left_out}")
+    kinds = Counter(source.converted[converted_before:])
+    if enlarged := kinds.pop(ENLARGED, 0):
+        say(f"cache: {shown(folder)}: of {len(items):,} images, smaller than {size} pixels and enlarged: {enlarged:,}")
+    if kinds:
         made = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-        print(f"cache: {folder}: of {len(items):,} images, made plain RGB: {made}", flush=True)
+        say(f"cache: {shown(folder)}: of {len(items):,} images, made plain RGB: {made}")
 
 
 def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrupt: bool) -> dict[str, Any]:
@@ -129,7 +138,8 @@ def _write(folder: Path, source: Source, items: Sequence, size: int, skip_corrup
     writers: dict[str, _NpyWriter] = {}
     skipped = []
     pace = 0.1 if sys.stdout.isatty() else 30  # seconds; a log file needs few lines
-    bar = tqdm(items, f"cache {folder.stem}", unit=" images", file=sys.stdout, mininterval=pace, maxinterval=60)
+    name = printable(f"cache {folder.name.removesuffix('.partial')}")
+    bar = tqdm(items, name, unit=" images", file=sys.stdout, mininterval=pace, maxinterval=60)
     with ExitStack() as files, bar as progress, ThreadPoolExecutor(WORKERS) as pool:
         for item, decoded in zip(progress, _decode(pool, source, items, size), strict=True):
             try:

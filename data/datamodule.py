@@ -1,20 +1,24 @@
 """Feed cached images to Lightning: one data module for each source, named in configs by its class path."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, default_convert
 
 from data.cache import Source, cached_arrays
 from data.celeba import CelebASource
+from data.decode import Crop
 from data.drawing import REGIONS
-from data.folder import Crop, FolderSource
+from data.files import say
+from data.folder import FolderSource
 from data.masked import REGIONS as MASKED_REGIONS
 from data.masked import MaskedSource
 from data.portraits import PortraitSource
 from data.stream import CachedImages, ShuffledStream
 from models.core.errors import InputError
 
+PURPOSES = {"train": "train on", "valid": "validate on", "test": "test on"}
 SPLITS = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}
 
 
@@ -76,8 +80,10 @@ class ImageDataModule(pl.LightningDataModule):
         self.datasets: dict[str, CachedImages] = {}
 
     def prepare_data(self) -> None:
-        """Build the caches in one process, while the others wait."""
-        self._open(SPLITS[self.trainer.state.fn.value])
+        """Say what the splits are and build the caches, in one process, while the others wait."""
+        splits = SPLITS[self.trainer.state.fn.value]
+        self._describe_splits(splits)
+        self._open(splits)
 
     def setup(self, stage: str) -> None:
         self.datasets |= self._open(SPLITS[stage])
@@ -127,6 +133,22 @@ class ImageDataModule(pl.LightningDataModule):
         """Describe the images in plain types, for checkpoints and W&B."""
         images = {split: len(dataset) for split, dataset in self.datasets.items()}
         return {"source": self.source_name, "crop": self.crop, "size": self.size, "images": images}
+
+    def _describe_splits(self, needed: Sequence[str]) -> None:
+        """Print how many images each split has, and what the source remarks. InputError if a needed one has none."""
+        source, counts = self.source(), {}
+        for split, purpose in PURPOSES.items():
+            try:
+                counts[purpose] = len(source.items(split))
+            except InputError:
+                if split in needed:
+                    raise
+                counts[purpose] = 0
+        limit = "" if self.limit_valid is None else f" (--data.limit_valid {self.limit_valid:,})"
+        said = ", ".join(f"{count:,} to {purpose}" for purpose, count in counts.items())
+        say(f"data: {source.name}: images: {said}".replace(PURPOSES["valid"], PURPOSES["valid"] + limit))
+        for line in source.remarks():
+            say(f"data: {line}")
 
     def _open(self, splits: Sequence[str]) -> dict[str, CachedImages]:
         """Open the caches of the splits; build those that are missing."""
@@ -179,7 +201,7 @@ class CelebA(ImageDataModule):
     """Load CelebA in its official layout.
 
     Args:
-        root: Folder that holds list_eval_partition.txt and img_align_celeba/ or img_align_celeba.zip.
+        root: Folder that holds list_eval_partition.txt (or .csv) and img_align_celeba/ or img_align_celeba.zip.
         crop: Centre crop of so many pixels, "square" for the largest, "none" to squeeze the whole image.
         download: Try torchvision's download if the files are not there.
         partial: Go on if images that the partition names are missing.
@@ -195,22 +217,22 @@ class CelebA(ImageDataModule):
     ) -> None:
         super().__init__(**common)
         self.crop = crop
-        self.source = lambda: CelebASource(root, crop, download, partial)
+        self.source = cache(lambda: CelebASource(root, crop, download, partial))
 
 
 class ImageFolder(ImageDataModule):
-    """Load any folder of jpg, png and webp images.
+    """Load any folder of images.
 
     Args:
-        root: Folder of images, in subfolders or not; with train/ and valid/ of its own these are the splits.
+        root: Folder of images, in subfolders or not; folders train, valid and test, or the like, are the splits.
         crop: Centre crop of so many pixels, "square" for the largest, "none" to squeeze the whole image.
-        valid_share: Share held out for validation if there are no train/ and valid/.
+        valid_share: Share held out if there is no folder of images to validate on.
     """
 
     def __init__(self, root: str, crop: Crop = "square", valid_share: float = 0.05, **common) -> None:
         super().__init__(**common)
         self.crop = crop
-        self.source = lambda: FolderSource(root, crop, valid_share)
+        self.source = cache(lambda: FolderSource(root, crop, valid_share, self.cache))
 
 
 class MaskedImages(ImageDataModule):

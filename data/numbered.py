@@ -30,3 +30,7 @@ class NumberedSource:
         if split not in FIRST_ITEM:
             raise InputError(f"{self.what}: no split {split!r}; choose from {', '.join(FIRST_ITEM)}")
         return range(FIRST_ITEM[split], FIRST_ITEM[split] + self.counts[split])
+
+    def remarks(self) -> list[str]:
+        """Return nothing: each split has images of its own."""
+        return []

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from data.datamodule import ImageDataModule
 from data.digits import Digits, digits
-from data.files import files_fingerprint
 from data.numbered import FIRST_ITEM, NumberedSource
 from models.core.errors import InputError
 
@@ -45,7 +44,7 @@ class StackedMNISTSource(NumberedSource):
 
     def fingerprint(self, split: str) -> str:
         """Return all that the pixels of `split` depend on as one line of JSON."""
-        return json.dumps([VERSION, self.seed, len(self.items(split)), files_fingerprint(self.origin.files())])
+        return json.dumps([VERSION, self.seed, len(self.items(split)), self.origin.fingerprint()])
 
     def chosen(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the digits of stack `item` in the order of its colours, (3, 32, 32), and labels (3,), uint8."""

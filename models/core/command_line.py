@@ -97,6 +97,8 @@ class OneLineParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if found := UNKNOWN.search(message):
             self.unknown(".".join(name for name in found.groups() if name))
+        if cause(ex, (UnicodeEncodeError,)):  # a config is UTF-8, which such a path is not
+            fail("config: a path is not UTF-8; give a link to it that has another name")
         absent = cause(ex, (AttributeError,))
         if absent and absent.name:  # in a module: the last part of a class path
             near = nearest(absent.name, {name: name for name in dir(absent.obj)})

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data.celeba import ARCHIVE, IMAGES, PARTITION
 from tests.bad_input.cases import CELEBA, DATA, PHOTOS, VAE, Case, of_vae
@@ -14,7 +15,9 @@ CASES = {
     "absent": Case(f"{PHOTOS} --data.root absent", "no folder absent; pass --data.root DIR"),
     "a file, no folder": Case(f"{PHOTOS} --data.root vae.yaml", "no folder vae.yaml; pass --data.root"),
     "empty": Case(
-        f"{PHOTOS} --data.root empty --wandb offline", r"no train images .* in empty; add some", folders("empty")
+        f"{PHOTOS} --data.root empty --wandb offline",
+        r"no train images in empty; add some \(jpg, .*webp, bmp",
+        folders("empty"),
     ),
     "an empty image": Case(
         PHOTOS,
@@ -41,7 +44,33 @@ CASES = {
         lambda: Path("photos/train/gone.png").symlink_to("nowhere.png"),
     ),
     "directories named .jpg": Case(
-        f"{PHOTOS} --data.root odd", "no train images .* in odd", folders("odd/train/0.jpg", "odd/valid/1.jpg")
+        f"{PHOTOS} --data.root odd", "no train images in odd", folders("odd/train/0.jpg", "odd/valid/1.jpg")
+    ),
+    "images beside the folders of the splits": Case(
+        PHOTOS,
+        "photos: train/ names a split, but images in the folder itself are of none; put every image below",
+        lambda: shutil.copy("photos/train/0.png", "photos/0.png"),
+    ),
+    "two names of a split": Case(
+        PHOTOS,
+        "photos: val/ and valid/ both name the valid split; keep one",
+        lambda: shutil.copytree("photos/valid", "photos/val"),
+    ),
+    "held-out images alone": Case(
+        PHOTOS, "it has folders to hold out alone; add a folder train/", lambda: shutil.rmtree("photos/train")
+    ),
+    "an archive": Case(
+        f"{PHOTOS} --data.root empty",
+        "no train images in empty; it has 1 .zip; .zip: unpack it",
+        lambda: (folders("empty")(), holding("empty/photos.zip", b"PK")()),
+    ),
+    "a name with a new line that is no image": Case(
+        PHOTOS, r"train/a\\nb.png: not a readable image", holding("photos/train/a\nb.png", b"<html>")
+    ),
+    "32-bit float pixels": Case(
+        PHOTOS,
+        "0.tif: 32-bit float pixels cannot be brought to 8 bits without loss; convert it to .*skip_corrupt",
+        lambda: Image.new("F", (40, 40)).save("photos/train/0.tif"),
     ),
     "nothing to validate on": Case(
         f"{PHOTOS} --data.root photos/train --data.valid_share 1e-9",

@@ -47,6 +47,7 @@ EVERY = {
     "gan": [{"penalty_every": 1, "spread_every": 2}, {"penalty_every": 2, "spread_every": 1}],  # the second step's
 }
 GIB = 2**30
+NOISE = 4 * 2**20  # bytes: peaks of the same batch differ by up to so much
 
 
 def command(preset: str, stage: str) -> list[str]:
@@ -147,6 +148,18 @@ def measured(preset: str, stage: str, size: int, batch_size: int, vae: str, **ev
     return int(done.stdout.split()[-1])
 
 
+def apart(sizes: list[int], peaks: list[int]) -> str:
+    """Return the fixed part and the memory of an image as text, by the peaks in bytes of batches in rising order.
+
+    On a CPU a few images may be less than what a step loads anyway, or than the noise of the measurement.
+    """
+    growth = peaks[-1] - peaks[0]
+    if growth < NOISE:
+        return f"{sizes[-1] - sizes[0]} images more do not show beside the fixed part; give larger batches"
+    each = growth / (sizes[-1] - sizes[0])
+    return f"{(peaks[0] - sizes[0] * each) / GIB:.2f} GiB and {each / 2**20:.1f} MiB an image"
+
+
 def main(
     preset: Literal["small", "base"] = "small",
     size: Literal[32, 64, 128, 256] = 64,
@@ -161,7 +174,9 @@ def main(
         batch_size: images of the step; of two or more, the first and the last give the fixed part and bytes per image.
         stage: which training step.
     """
-    sizes = batch_size if isinstance(batch_size, list) else [batch_size]
+    sizes = sorted(set(batch_size if isinstance(batch_size, list) else [batch_size]))
+    if not sizes or sizes[0] < 1:
+        sys.exit(f"error: --batch_size {batch_size}: give at least 1 image")
     counts = {name: f"{parameters(net) / 1e6:.1f} M" for name, net in networks(preset, size).items()}
     where = "GPU" if torch.cuda.is_available() else "CPU"
     print(f"{preset}, {size} pixels, {where}. Parameters: " + ", ".join(f"{n} {c}" for n, c in counts.items()))
@@ -171,12 +186,8 @@ def main(
             peaks = [max(measured(preset, name, size, images, vae, **e) for e in EVERY[name]) for images in sizes]
             for images, peak in zip(sizes, peaks, strict=True):
                 print(f"{name}: {images} images, peak {peak / GIB:.2f} GiB", flush=True)
-            each = (peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0]) if sizes[-1] > sizes[0] else 0
-            # On a CPU the weights, the optimizer and libraries that a step loads may be more than so few images.
-            if len(sizes) > 1 and each <= 0:
-                print(f"{name}: the fixed part hides the images of these batches; give larger ones, in rising order")
-            elif len(sizes) > 1:
-                print(f"{name}: {(peaks[0] - sizes[0] * each) / GIB:.2f} GiB and {each / 2**20:.0f} MiB an image")
+            if len(sizes) > 1:
+                print(f"{name}: {apart(sizes, peaks)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def trainer():
 
 @pytest.fixture
 def folder(tmp_path):
-    for split, count in (("train", 10), ("valid", 5)):
+    for split, count in (("train", 10), ("valid", 5), ("test", 5)):
         (tmp_path / split).mkdir()
         for i in range(count):
             pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
@@ -85,6 +85,15 @@ def test_validation_and_test_see_every_image_once_in_order(folder):
     trainer().validate(module, datamodule=image_folder(folder, limit_valid=3), verbose=False)
     trainer().test(module, datamodule=image_folder(folder, limit_valid=3), verbose=False)
     assert module.seen == {"train": [], "valid": [0, 1, 2], "test": [0, 1, 2, 3, 4]}
+
+
+def test_the_images_of_every_split_are_counted_once_at_the_start_also_from_a_cache(folder, capsys):
+    for options, limit in (({}, ""), ({"limit_valid": 3}, " (--data.limit_valid 3)")):
+        trainer().fit(Recorder(leg_end=4), datamodule=image_folder(folder, **options))
+        said = [line for line in capsys.readouterr().out.splitlines() if "images: " in line]
+        assert [line.partition("images: ")[2] for line in said] == [
+            f"10 to train on, 5 to validate on{limit}, 5 to test on"
+        ]
 
 
 def one_of_two(folder: Path, rank: int, **settings: int) -> ImageFolder:
@@ -132,7 +141,7 @@ def test_training_images_can_be_opened_in_a_test_and_loaded_by_number(folder):
 
 def test_a_source_without_training_images_is_reported(tmp_path):
     data = MaskedImages(root=str(tmp_path / "faces.npz"), size=32, cache=str(tmp_path))
-    assert "for `validate` and `test` only" in data.open_train() and "train" not in data.datasets
+    assert "for `test` only" in data.open_train() and "train" not in data.datasets
 
 
 def test_identity_changes_with_the_images_of_a_split(folder):
@@ -144,7 +153,7 @@ def test_identity_changes_with_the_images_of_a_split(folder):
 
     before = identities()
     assert len(before) == 2 and identities() == before and not identities(crop="none") & before
-    image = next(path for path in sorted(folder.rglob("*.png")) if "valid" in path.parts)
+    image = next(path for path in sorted(folder.rglob("*.png")) if "test" in path.parts)
     os.utime(image, (0, 0))
     assert len(identities() & before) == 1  # the training split is unchanged
 

@@ -17,7 +17,7 @@ def masked(path, count=3, side=8, **replaced):
 def test_masked_images_come_with_merged_classes(tmp_path):
     images, _ = masked(tmp_path / "faces.npz")
     source = MaskedSource(tmp_path / "faces.npz")
-    assert list(source.items("test")) == list(source.items("valid")) == [0, 1, 2]
+    assert list(source.items("test")) == [0, 1, 2]
     read = source.read(1, 8)
     assert (read["image"] == images[1]).all()
     eyes = REGIONS.index("eyes")
@@ -42,10 +42,11 @@ def test_masked_images_of_the_wrong_form_are_refused(tmp_path, replaced, reason)
         MaskedSource(tmp_path / "faces.npz").items("test")
 
 
-def test_masked_images_are_not_for_training_and_a_wrong_file_is_named(tmp_path):
+def test_masked_images_are_for_a_test_alone_and_a_wrong_file_is_named(tmp_path):
     masked(tmp_path / "faces.npz")
-    with pytest.raises(InputError, match="`validate` and `test` only"):
-        MaskedSource(tmp_path / "faces.npz").items("train")
+    for split in ("train", "valid"):
+        with pytest.raises(InputError, match="for `test` only"):
+            MaskedSource(tmp_path / "faces.npz").items(split)
     (tmp_path / "not.npz").write_text("<html>")
     for name in ("absent.npz", "not.npz"):
         with pytest.raises(InputError, match=name):

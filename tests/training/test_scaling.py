@@ -13,7 +13,7 @@ import train
 from models.inference.checkpoint import substate
 from models.inference.pipeline import ROWS, load_pipeline
 from tests import tiny
-from tests.benchmarks.memory import CONFIGS, PRESETS, STAGES, command, networks, parameters, resolved
+from tests.benchmarks.memory import CONFIGS, GIB, PRESETS, STAGES, apart, command, networks, parameters, resolved
 from tests.tiny import folder_of_images
 
 MILLIONS = {  # of parameters at 64, 128 and 256 pixels
@@ -91,3 +91,10 @@ def test_both_stages_train_at_large_sizes(tmp_path, size):
     rows = pipeline.draw(0, range(2))
     assert card.size == size and tuple(rows) == ROWS
     assert all(images.shape == (2, 3, size, size) and images.isfinite().all() for images in rows.values())
+
+
+def test_memory_of_an_image_is_told_only_if_it_shows():
+    mib = 2**20
+    assert apart([1, 5], [GIB, GIB + 40 * mib]) == "0.99 GiB and 10.0 MiB an image"
+    for growth in (-mib, 0, mib):
+        assert apart([1, 2], [GIB, GIB + growth]).startswith("1 images more do not show beside the fixed part; give")
