@@ -27,9 +27,9 @@ class Subject:
     pipeline: Pipeline | PlainPipeline  # the networks that images are drawn with
     images_seen: Callable[[], int]  # training images that they have seen
     photographs: Callable[[dict[str, Tensor]], Tensor]  # batch -> images (B, 3, H, W) in [0, 1] on the device
-    n: int  # images drawn per seed
+    n: int  # images on each side of a comparison
     seeds: int  # number of seeds
-    net: FeatureNet | None  # None if images are not to be compared
+    nets: tuple[FeatureNet, ...]  # none if images are not to be compared
     cache: str  # folder of the statistics of real images
     batch_size: int  # images drawn at once
     rank: int  # index of this process
@@ -88,7 +88,7 @@ class EvaluationReport:
     findings: list[Findings]
 
     def values(self) -> dict[str, int | float | str]:
-        """Return every value by its path: test/ROW/METRIC, test/prior/NAME/METRIC, test/about/NAME."""
+        """Return every value by its path: test/NET/ROW/METRIC, test/spectrum/ROW/METRIC, test/about/NAME."""
         return {f"test/{path}": value for found in self.findings for path, value in found.values.items()}
 
     def table(self) -> str:
