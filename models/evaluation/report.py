@@ -30,6 +30,7 @@ class Subject:
     n: int  # images on each side of a comparison
     seeds: int  # number of seeds
     nets: tuple[FeatureNet, ...]  # none if images are not to be compared
+    sheet: int  # draws on the sheet of faces to score by eye; 0 for no sheet
     cache: str  # folder of the statistics of real images
     batch_size: int  # images drawn at once
     rank: int  # index of this process
@@ -78,7 +79,7 @@ class Findings:
 
     values: dict[str, int | float | str]  # by their path below `test/`, such as ROW/METRIC
     lines: list[str]  # of the table
-    figures: dict[str, Figure | Image] = field(default_factory=dict)
+    figures: dict[str, Figure | Image | str] = field(default_factory=dict)  # a text is a file with the suffix .csv
 
 
 @dataclass
@@ -95,6 +96,6 @@ class EvaluationReport:
         """Return the lines of all evaluators, with an empty line between them."""
         return "\n\n".join("\n".join(found.lines) for found in self.findings)
 
-    def figures(self) -> dict[str, Figure | Image]:
+    def figures(self) -> dict[str, Figure | Image | str]:
         """Return all figures by name."""
         return {name: figure for found in self.findings for name, figure in found.figures.items()}

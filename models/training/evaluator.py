@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from models.core.errors import InputError
 from models.evaluation.comparison import DrawComparison
+from models.evaluation.face_sheet import FaceSheet
 from models.evaluation.features import FeatureNetName, feature_net
 from models.evaluation.image_sets import LEAST_IMAGES
 from models.evaluation.modes import ModeCounts
@@ -19,7 +20,7 @@ from models.evaluation.report import EvaluationReport, Subject
 from models.training.image_module import ImageModule
 from models.training.progress import bar_options
 
-EVALUATORS = (DrawComparison, ModeCounts)
+EVALUATORS = (DrawComparison, FaceSheet, ModeCounts)
 """All evaluators, in the order of their tables; see evaluation/report.py for their interface."""
 
 
@@ -39,6 +40,7 @@ class Evaluator(Callback):
         download: fetch Inception's weights (95 MB) if they are missing.
         cache: folder of the statistics of real images, which are measured once.
         batch_size: images drawn at once.
+        sheet: draws on a sheet of faces to score by eye, see models/evaluation/face_sheet.py; 0 for no sheet.
         off: compare no images; modes are counted all the same.
 
     Raises:
@@ -54,14 +56,18 @@ class Evaluator(Callback):
         download: bool = False,
         cache: str = ".cache/degrain/statistics",
         batch_size: int = 64,
+        sheet: int = 64,
         off: bool = False,
     ) -> None:
-        if n is not None and n < LEAST_IMAGES or seeds < 1 or batch_size < 1:
+        if n is not None and n < LEAST_IMAGES or seeds < 1 or batch_size < 1 or sheet < 0:
             raise InputError(
                 f"evaluation: n ({n}) must be at least {LEAST_IMAGES}, seeds ({seeds}) and batch_size ({batch_size}) "
-                "at least 1"
+                f"at least 1, sheet ({sheet}) at least 0"
             )
-        self.n, self.options = n, {"seeds": seeds, "cache": cache, "batch_size": batch_size}
+        self.n, self.options = (
+            n,
+            {"seeds": seeds, "cache": cache, "batch_size": batch_size, "sheet": 0 if off else sheet},
+        )
         self.nets = () if off else (feature_net(net, weights, download),)
 
     def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:

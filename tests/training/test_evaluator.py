@@ -241,6 +241,7 @@ def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, n
 
 REFUSED = {
     "few images": (["--evaluation.n=7"], "n (7) must be at least 8"),
+    "less than no sheet": (["--evaluation.sheet=-1"], "sheet (-1)"),
     "no seeds": (["--evaluation.seeds=0"], "seeds (0)"),
     "few held-out images": (["--data.valid_count=17"], "17 held-out images are too few for n 9"),
     "no weights": (
