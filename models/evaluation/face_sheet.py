@@ -35,7 +35,8 @@ SHEET_SEED = 1  # of the draws and of the order; seed 0 is on every other pictur
 class FaceSheet:
     """Evaluator: a sheet of `subject.sheet` draws, half as many reconstructions and as many photographs.
 
-    With fewer held-out images than draws there are as many draws as those. The draws are denoised after stage 2 and means before it. The photographs are not those that were reconstructed.
+    With fewer held-out images than draws there are as many draws as those. The draws are denoised after stage 2 and
+    means before it. The photographs are not those that were reconstructed.
     """
 
     notes: tuple[str, ...] = ()
@@ -60,9 +61,10 @@ class FaceSheet:
         writer.writerows([("number", "kind"), *((number, kinds[i]) for number, i in enumerate(order.tolist(), 1))])
         page = COLUMNS * LINES
         pages = {f"sheet_{i // page + 1}": numbered(tiles[i : i + page], i + 1) for i in range(0, len(tiles), page)}
+        names = ", ".join(f"{name}.png" for name in pages)
         line = (
-            f"sheet: {len(kinds)} faces to score by eye on {', '.join(f'{name}.png' for name in pages)}; write the numbers "
-            f"of broken ones to RATER.txt, then\n{SCORE} RUN/sheet_key.csv RATER.txt"
+            f"sheet: {len(kinds)} faces to score by eye on {names}; write the numbers of broken ones to RATER.txt, "
+            f"then {SCORE} RUN/sheet_key.csv RATER.txt"
         )
         return Findings({}, [line], {**pages, "sheet_key": key.getvalue()})
 

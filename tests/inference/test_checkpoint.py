@@ -116,7 +116,6 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
     assert "not written by degrain" in refusal(tmp_path / "foreign.ckpt")
 
 
-
 def test_an_unknown_prior_is_refused_with_the_names_that_there_are():
     with pytest.raises(InputError, match="^prior learned: the checkpoint has standard, fitted; stage 1 learns"):
         small_pipeline(False).draw(0, range(1), "learned")
