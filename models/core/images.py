@@ -1,9 +1,51 @@
-"""Conversion of images to 8 bits, as a picture file stores them."""
+"""Images as networks and picture files want them: checks with one clear line, and conversion to 8 bits."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.core.errors import InputError
+
+
+def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: Tensor) -> None:
+    """Refuse what a network cannot take.
+
+    Args:
+        name: of the value, with which the error begins.
+        value: should be a tensor of this shape, of the type of `like` and on its device.
+        shape: sizes of the axes; a letter stands for any number from 1 on.
+        like: a weight of the network.
+
+    Raises:
+        InputError: another shape, type or device, or no tensor.
+    """
+    wanted = f"({', '.join(map(str, shape))})"
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name}: {type(value).__name__}; give a tensor {wanted}, {like.dtype}")
+    sizes = zip(value.shape, shape, strict=False)
+    if value.ndim != len(shape) or not all(n == wish if isinstance(wish, int) else n > 0 for n, wish in sizes):
+        raise InputError(f"{name} {tuple(value.shape)}: must be {wanted}")
+    if value.device != like.device:
+        raise InputError(f"{name} on {value.device}: the network is on {like.device}; move one of them there")
+    # Autocast converts what is no float64.
+    cast = torch.is_autocast_enabled(value.device.type) and value.is_floating_point() and value.dtype != torch.float64
+    if value.dtype != like.dtype and not cast:
+        raise InputError(f"{name} of {value.dtype}: must be {like.dtype}, as the network's weights are")
+
+
+def check_images(x: Any, size: int, like: Tensor) -> None:
+    """Refuse photographs that are not (B, 3, size, size) in [0, 1]; `like` is a weight of the network.
+
+    Raises:
+        InputError: see check_tensor; or there are values outside [0, 1]. They are looked for on a CPU alone: on an
+            accelerator the host would have to wait.
+    """
+    if isinstance(x, Tensor) and x.dtype == torch.uint8:
+        raise InputError("images of torch.uint8: must be floats in [0, 1]; give x.float() / 255")
+    check_tensor("images", x, ("B", 3, size, size), like)
+    if x.device.type == "cpu" and (x.amin() < 0 or x.amax() > 1):  # false for nan, which training counts and skips
+        raise InputError(f"images from {x.amin():.3g} to {x.amax():.3g}: must lie in [0, 1]; scale or clip them")
 
 
 def eight_bit(images: Tensor) -> Tensor:

@@ -6,10 +6,14 @@ sampled images is always drawn on the CPU, and so is the same on every device.
 """
 
 from collections.abc import Iterable
+from operator import index
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from models.core.errors import InputError
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -22,10 +26,50 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 def noise_of_images(seed: int, numbers: Iterable[int], stream: int, shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal noise (B, *shape) on the CPU; row i depends on (seed, numbers[i], stream) alone."""
+    """Draw standard normal noise (B, *shape) on the CPU; row i depends on (seed, numbers[i], stream) alone.
+
+    Raises:
+        InputError: a seed or a number that is no integer or negative, or no numbers.
+    """
+    seed, numbers = natural(seed, "seed"), image_numbers(numbers)
     # numpy, because PyTorch's CPU generator keeps 32 bits of its seed: among 50,000 images two would soon be alike.
     rows = [np.random.default_rng((seed, n, stream)).standard_normal(shape, np.float32) for n in numbers]
     return torch.from_numpy(np.stack(rows))
+
+
+def image_numbers(numbers: Iterable[int]) -> list[int]:
+    """Return numbers of images as a list: of a range, a list, a one-dimensional array or tensor.
+
+    Raises:
+        InputError: a single number or none at all, or one that is no integer or negative.
+    """
+    try:
+        given = list(numbers)
+    except TypeError:
+        given = []
+    if not given:
+        raise InputError(f"numbers {shown(numbers)}: give several numbers of images, such as range(4) or [3, 7]")
+    return [natural(number, "number of an image") for number in given]
+
+
+def natural(value: int, name: str) -> int:
+    """Return an integer of any library as an int.
+
+    Raises:
+        InputError: no integer, or a negative one; it begins with the name.
+    """
+    try:
+        number = index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InputError(f"{name} {shown(value)}: must be an integer, 0 or more")
+    return number
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error message, in one line of at most 60 characters."""
+    return " ".join(repr(value).split())[:60]
 
 
 class Noise:

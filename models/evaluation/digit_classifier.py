@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.core.images import eight_bit
+from models.core.precision import full_precision
 from models.core.randomness import generator
 from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
 
@@ -44,6 +45,7 @@ class DigitClassifier(nn.Module):
         return self.layers(digits)
 
     @torch.no_grad()
+    @full_precision()
     def read(self, levels: Tensor) -> Tensor:
         """Return the most likely digit of each image (N, H, W), uint8, however unsure: (N,) from 0 to 9."""
         digits = rearrange(levels, "n h w -> n 1 h w").float() / 255

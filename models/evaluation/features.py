@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.images import eight_bit
+from models.core.precision import full_precision
 
 FeatureNetName = Literal["efficientnet-lite0", "inception"]
 EFFICIENTNET_SIDE = 224  # pixels
@@ -24,7 +25,7 @@ class FeatureNet(nn.Module):
     """Images (B, 3, H, W), uint8 or floats in [0, 1], to features (B, D) float32.
 
     Floats are rounded to 8 bits first (see eight_bit). The network is always in evaluation mode, without gradients and
-    in float32, also under autocast: an image has the same features in any batch, to about 1e-5.
+    in float32, also under autocast and without TF32: an image has the same features in any batch, to about 1e-5.
 
     Attributes:
         name: its name in options and caches.
@@ -46,7 +47,7 @@ class FeatureNet(nn.Module):
             InputError: not such images, or not finite.
         """
         levels = eight_bit(images)
-        with torch.autocast(levels.device.type, enabled=False):
+        with full_precision():
             return self.features(levels).float()
 
     def features(self, levels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from models.core.errors import InputError
+from models.core.precision import full_precision
 from models.evaluation.distances import check_same_features
 
 
@@ -31,6 +32,7 @@ class ManifoldScores:
     coverage: Tensor
 
 
+@full_precision()
 def manifold_scores(
     features: Tensor, reference: Tensor, neighbours: int = 3, coverage_neighbours: int = 5, chunk: int = 1024
 ) -> ManifoldScores:
@@ -73,6 +75,7 @@ def manifold_scores(
     return ManifoldScores(precision, recall, depth.mean() / coverage_neighbours, coverage)
 
 
+@full_precision()
 def nearest_neighbours(features: Tensor, bank: Tensor, k: int = 1, chunk: int = 1024) -> Tensor:
     """Return the indices of the k rows of the bank nearest to each feature, nearest first: (N, k) int64.
 

@@ -14,6 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
+from models.core.precision import full_precision
 from models.evaluation.calibration import interval_masks
 
 NEARLY_RIGHT = 0.1  # largest squared error of a mean that is nearly right, as a share of the planted variance
@@ -75,11 +76,12 @@ class RegionCalibration(Metric):
         self.names = names
         self.add_state("rows", [], dist_reduce_fx="cat")
 
+    @full_precision()  # a validation in half precision runs it under autocast
     def update(self, p: Gaussian, x: Tensor, regions: Tensor, clean: Tensor | None = None) -> None:
         """Add images x (B, C, H, W) in [0, 1], their p(x|z), regions (B, H, W), and the images without their noise."""
         maps = [(2 * p.logstd).exp(), (x - p.mean).square(), *[mask.float() for mask in interval_masks(p, x)]]
         maps = [reduce(m.expand_as(x), "b c h w -> b (h w)", "mean") for m in maps]
-        masks = region_masks(regions, len(self.names))
+        masks = region_masks(regions, len(self.names)).to(maps[0])
         pixels = masks.sum(-1, keepdim=True)
         if clean is None:
             maps += [torch.full_like(maps[0], torch.nan)] * 4

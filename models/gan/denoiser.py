@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.core.gaussian import Gaussian
+from models.core.images import check_tensor
 from models.core.layers import PyramidConfig, down, kaiming, levels, up
 
 
@@ -56,7 +57,12 @@ class Denoiser(nn.Module):
 
         Returns:
             Images (B, 3, H, W) in [0, 1] units, not clipped.
+
+        Raises:
+            InputError: p or noise of another shape or type.
         """
+        check_tensor("mean of p", p.mean, ("B", 3, self.size, self.size), self.gain)
+        check_tensor("noise", noise, p.mean.shape, self.gain)
         noise = noise if self.noise else torch.zeros_like(noise)
         h = self.stem(torch.cat([noise, condition_channels(p)], dim=1))
         skips = []
@@ -70,6 +76,7 @@ class Denoiser(nn.Module):
 
     def draws(self, noise: Tensor, p: Gaussian) -> Tensor:
         """Denoise K draws of each z: noise (K, B, 3, H, W) and p (B, 3, H, W) -> (K, B, 3, H, W)."""
+        check_tensor("noise", noise, ("K", *p.mean.shape), self.gain)
         k = len(noise)
         images = self(rearrange(noise, "k b c h w -> (k b) c h w"), p.repeat(k))
         return rearrange(images, "(k b) c h w -> k b c h w", k=k)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.core.errors import InputError
+from models.core.images import check_tensor
 from models.core.layers import PyramidConfig
 from models.vae.network import Decoder, VAEConfig
 
@@ -41,5 +42,10 @@ class Generator(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, 3, H, W) in [0, 1] units, not clipped, for standard normal z (B, D)."""
+        """Return images (B, 3, H, W) in [0, 1] units, not clipped, for standard normal z (B, D).
+
+        Raises:
+            InputError: z of another shape or type.
+        """
+        check_tensor("codes z", z, ("B", self.config.latent), self.decoder.layers[0].weight)
         return self.decoder(z).mean

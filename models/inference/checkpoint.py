@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.layers import PyramidConfig
+from models.core.randomness import shown
 from models.vae.flow import FlowConfig
 from models.vae.network import VAEConfig
 from models.vae.pixel_decoder import PixelConfig
@@ -55,6 +56,7 @@ class Card:
         skipped_steps: training steps that were skipped because they were not finite.
         skipped_in_a_row: skipped steps since the last step that was taken.
         settings: a toy's settings.
+        prior_note: why stage 1 has no fitted or no learned prior, in words.
     """
 
     stage: str
@@ -73,6 +75,7 @@ class Card:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     settings: dict[str, Any] | None = None
+    prior_note: str | None = None
 
     def vae_config(self) -> VAEConfig:
         """Return the VAE's architecture."""
@@ -92,7 +95,11 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     Raises:
         InputError: no such file, no checkpoint, truncated, damaged, or not written by degrain.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"checkpoint {path}: is a folder; give the last.ckpt in it")
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file; train it first or correct the path")
     try:
@@ -131,7 +138,10 @@ def to_export(card: Card, state: dict[str, Tensor]) -> bytes:
     networks = of_stage.get(card.stage, "the generator's moving average")
     content = f"{networks}, nothing else of training; float16 but for vectors and {FLOAT32}"
     card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=content)
-    fields = {name: value for name, value in asdict(card).items() if name != "settings"}  # a toy's, which has no export
+    fields = asdict(card)
+    del fields["settings"]  # a toy's, which has no export
+    if card.prior_note is None:
+        del fields["prior_note"]
     return to_safetensors(fields, drawing_state(state))
 
 

@@ -1,6 +1,6 @@
 """From seeds to images: the VAE, its prior and, after stage 2, the denoiser; or the generator of a plain GAN."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,8 +8,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.core.errors import InputError
+from models.core.images import check_tensor
 from models.core.layers import PyramidConfig
-from models.core.randomness import noise_of_images
+from models.core.randomness import image_numbers, natural, noise_of_images, shown
 from models.gan.denoiser import Denoiser
 from models.gan.generator import Generator, GeneratorConfig
 from models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
@@ -42,12 +43,8 @@ class Networks(nn.Module):
 
     def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
         """Raise an InputError for a prior that the networks do not have, with the names of those that they have."""
-        if prior in (None, *self.priors):
-            return
-        why = "stage 1 learns its prior when its budget is seen" if self.vae else "a plain GAN has no other"
-        if "flow" in self.priors and prior == "standard":
-            why = "its VAE was trained with the flow instead of N(0, I)"
-        raise InputError(f"prior {prior}: {source} has {', '.join(self.priors)}; {why}")
+        if prior not in (None, *self.priors):
+            raise InputError(f"prior {prior}: {source} has {', '.join(self.priors)}; a plain GAN has no other")
 
 
 class Pipeline(Networks):
@@ -67,11 +64,19 @@ class Pipeline(Networks):
     def priors(self) -> tuple[PriorName, ...]:
         return self.prior.names
 
+    def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
+        self.prior.checked(prior, source)
+
     def render(self, z: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Return the rows (B, 3, H, W) for codes z (B, D) and standard normal noise (B, 3, H, W).
 
         They are in [0, 1] units, not clipped, and the VAE's own come first; a PixelVAE has but one.
+
+        Raises:
+            InputError: z or noise of another shape or type.
         """
+        check_tensor("codes z", z, ("B", self.vae.config.latent), self.prior.mean)
+        check_tensor("noise of the pixels", noise, (len(z), 3, self.vae.size, self.vae.size), self.prior.mean)
         if self.vae.pixel_by_pixel:
             return {"sample": self.vae.decoder.draw(z, noise)[0]}
         p = self.vae.decode(z)
@@ -81,35 +86,52 @@ class Pipeline(Networks):
         return images
 
     @torch.inference_mode()
-    def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
+    def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
         """Draw images `numbers` of a seed: the rows of `render`, for z from the prior.
 
         Both noises of image i are functions of (seed, i), drawn on the CPU, for every batch size and device.
 
         Args:
             seed: non-negative.
-            numbers: of the images.
-            prior: one of `self.priors`, by default the best; InputError for another.
+            numbers: of the images, such as range(4).
+            prior: one of `self.priors`, by default the best.
+
+        Raises:
+            InputError: another seed or prior, or no numbers of images.
         """
         self.check_prior(prior)
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
         return self.render(self.prior(latent_noise, prior), pixel_noise)
 
     @torch.inference_mode()
-    def reconstruct(self, seed: int, numbers: Sequence[int], x: Tensor) -> dict[str, Tensor]:
+    def reconstruct(self, seed: int, numbers: Iterable[int], x: Tensor) -> dict[str, Tensor]:
         """Reconstruct photographs `numbers`, x (B, 3, H, W) in [0, 1]: the rows of `render`, for z ~ q(z|x).
 
         Both noises of photograph i are functions of (seed, i), independent of those of draw i.
+
+        Raises:
+            InputError: another seed, other photographs than VAE.encode takes, or not a number for each.
         """
+        numbers, q = image_numbers(numbers), self.vae.encode(x)
+        if len(numbers) != len(x):
+            raise InputError(f"numbers {shown(numbers)}: {len(numbers)} for {len(x)} photographs; give one for each")
         latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
-        return self.render(self.vae.encode(x).sample(latent_noise), pixel_noise)
+        return self.render(q.sample(latent_noise), pixel_noise)
 
     @torch.inference_mode()
-    def variations(self, seed: int, numbers: range, count: int) -> dict[str, Tensor]:
+    def variations(self, seed: int, numbers: Iterable[int], count: int) -> dict[str, Tensor]:
         """Denoise draws `numbers` of a seed with `count` >= 2 different noises of the pixels: the rows of a panel.
 
         Their z and mean are those of `draw`.
+
+        Raises:
+            InputError: another seed, no numbers of images, a count below 2, or there is no denoiser.
         """
+        if self.denoiser is None:
+            raise InputError("variations: a checkpoint of stage 1 has no denoiser; take one of stage 2")
+        if natural(count, "variations: count") < 2:
+            raise InputError(f"variations: count {count} must be at least 2")
+        numbers = image_numbers(numbers)
         latent_noise, _ = self.noises(seed, numbers, DRAW_STREAMS)
         p = self.vae.decode(self.prior(latent_noise))
         noise = noise_of_images(seed, numbers, VARIATION_STREAM, (count, *p.mean.shape[1:])).to(p.mean.device)
@@ -117,8 +139,9 @@ class Pipeline(Networks):
         denoised = {f"denoised {k}": images for k, images in enumerate(draws, 1)}
         return {"mean": p.mean, **denoised, "std of denoised": draws.std(0), "std": p.std.expand_as(p.mean)}
 
-    def noises(self, seed: int, numbers: Sequence[int], streams: tuple[int, int]) -> list[Tensor]:
+    def noises(self, seed: int, numbers: Iterable[int], streams: tuple[int, int]) -> list[Tensor]:
         """Return standard normal noise of the latents (B, D) and of the pixels (B, 3, H, W)."""
+        numbers = image_numbers(numbers)
         shapes = (self.vae.config.latent,), (3, self.vae.size, self.vae.size)
         pairs = zip(streams, shapes, strict=True)
         return [noise_of_images(seed, numbers, stream, shape).to(self.prior.mean.device) for stream, shape in pairs]
@@ -136,8 +159,8 @@ class PlainPipeline(Networks):
         self.generator = generator
 
     @torch.inference_mode()
-    def draw(self, seed: int, numbers: range, prior: PriorName | None = None) -> dict[str, Tensor]:
-        """Draw images `numbers` of a seed; the noise of image i is a function of (seed, i)."""
+    def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
+        """Draw images `numbers` of a seed, as `Pipeline.draw`; the noise of image i is a function of (seed, i)."""
         self.check_prior(prior)
         z = noise_of_images(seed, numbers, DRAW_STREAMS[0], (self.generator.config.latent,))
         return {"generated": self.generator(z.to(next(self.generator.parameters()).device))}
@@ -182,4 +205,5 @@ def build_networks(card: Card) -> Pipeline | PlainPipeline:
     vae, prior, denoiser = VAE(card.size, config), LatentPrior(config.latent, config.prior), None
     if card.denoiser is not None:
         denoiser = Denoiser(card.size, PyramidConfig(**card.denoiser), card.noise)
+    prior.note = card.prior_note or ""
     return Pipeline(vae, prior, denoiser)

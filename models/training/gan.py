@@ -289,6 +289,7 @@ class GANModule(AdversarialModule):
     def card(self) -> Card:
         vae, denoiser = asdict(self.vae.config), asdict(self.denoiser.config)
         of_stage_2 = {"denoiser": denoiser, "noise": self.denoiser.noise, "loss": self.loss}
+        of_stage_2["prior_note"] = self.prior.note or None
         return Card("gan", self.vae.size, self.images_seen, vae, **of_stage_2)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
+from models.core.precision import full_precision
 from models.core.randomness import Noise, generator
-from models.evaluation.calibration import CodeStatistics
+from models.evaluation.calibration import CodeReport, CodeStatistics
 from models.evaluation.diagnostics import Diagnostics
 from models.inference.checkpoint import Card
 from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline
@@ -60,9 +61,14 @@ class VAEModule(ImageModule):
         regulariser_weight: of `moments` or `mmd`, times rate_weight.
         schedule: budget, validate_every, learning_rate, warmup, decay, seed.
 
+    Attributes:
+        fitted_at: images seen when the prior was last fitted; None if this process has not.
+
     Raises:
         InputError: an argument out of range, or arguments that contradict each other.
     """
+
+    fitted_at: int | None = None
 
     def __init__(
         self,
@@ -124,7 +130,7 @@ class VAEModule(ImageModule):
 
     def regularisation(self, q: Posterior, z: Tensor, noise: Noise) -> Tensor:
         """Return the rate term of the global batch in nats per image, (), for this process's q(z|x) and z (B, D)."""
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision():
             if self.regulariser == "mmd":
                 return mmd_in_nats(self.gather_global(z), self.gather_global(noise.normal(*z.shape)).to(z))
             q = Gaussian(self.gather_global(q.mean), self.gather_global(q.logstd))
@@ -151,40 +157,63 @@ class VAEModule(ImageModule):
     # Validation.
 
     def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.fit_prior()
+
+    def on_train_epoch_end(self) -> None:
+        """Fit the prior at the end of the run if no validation has, before the last checkpoint is written."""
+        if self.trainer.fit_loop.done and self.fitted_at != self.images_seen:
             self.fit_prior()
 
     @torch.no_grad()
     def fit_prior(self) -> None:
         """Fit the prior to q(z) over training images, and learn it when the budget is seen.
 
-        Every process sees all of them and gets the same one.
+        The processes share the images, and the first one alone learns; all get the same prior.
         """
-        data, codes, rng = self.trainer.datamodule, [], generator(self.schedule.seed)
-        code = CodeStatistics(self.vae.config.latent, sync_on_compute=False).to(self.device)
         learns = self.prior_components > 0 and self.finished
+        report, draws = self.encoded(learns)
+        fitted, self.fitted_at = self.prior.fit(report.mean, report.covariance), self.images_seen
+        if fitted and self.prior_components == 0:
+            self.prior.note = "stage 1 was trained with prior_components 0"
+        if fitted and learns:
+            if self.trainer.is_global_zero:
+                self.learn_prior(draws)
+            mixture = self.prior.mixture and self.prior.mixture.cpu()
+            mixture, self.prior.note = self.trainer.strategy.broadcast((mixture, self.prior.note))
+            self.prior.mixture = mixture and mixture.to(self.device)
+
+    def encoded(self, keep: bool) -> tuple[CodeReport, LatentDraws | None]:
+        """Return the moments of q(z) over training images and, to keep, a draw (N, V, D) of each of V views."""
+        data, rng, latent = self.trainer.datamodule, generator(self.schedule.seed), self.vae.config.latent
+        mine = slice(self.global_rank, None, self.trainer.world_size)  # of each batch
+        code, codes = CodeStatistics(latent).to(self.device), []
         for batch in data.encode_dataloader(self.prior_images):
             x = self.photographs(self.transfer_batch_to_device(batch, self.device, 0))
-            views = [x, x.flip(3)] if learns and data.flip else [x]
+            views = 2 if keep and data.flip else 1
+            noise = torch.randn(2, views, len(x), latent, generator=rng)[:, :, mine].to(self.device)  # drawn on the CPU
+            codes.append(noise.new_zeros(len(x), views, latent + 1))
+            x = x[mine]
+            if not len(x):
+                continue
             with self.trainer.precision_plugin.forward_context():
-                q = self.vae.encode(torch.cat(views))  # (V B, D)
-            noise = torch.randn(2, len(views) * len(x), self.vae.config.latent, generator=rng)  # as on every device
-            draws = q.draw(noise.to(self.device))  # two are the least that moments can be estimated from
+                q = self.vae.encode(torch.cat([x, x.flip(3)][:views]))  # (V B, D)
+            draws = q.draw(rearrange(noise, "k v b d -> k (v b) d"))  # two: moments need them
             code.update(q[: len(x)] if isinstance(q, Gaussian) else draws[:, : len(x)])
-            if learns:
-                codes.append([rearrange(t, "(v b) ... -> b v ...", v=len(views)) for t in vars(draws[0]).values()])
-        report = code.compute()
-        self.prior.fit(report.mean, report.covariance)
-        if learns:
-            self.learn_prior(LatentDraws(*(torch.cat(t) for t in zip(*codes, strict=True))))
+            drawn = torch.cat([draws.z[0], draws.log_q[0, :, None]], 1)  # (V B, D + 1)
+            codes[-1][mine] = rearrange(drawn, "(v b) d -> b v d", v=views)
+        if not keep:
+            return code.compute(), None
+        gathered = self.trainer.strategy.reduce(torch.cat(codes), reduce_op="sum")  # the others' rows are 0
+        return code.compute(), LatentDraws(gathered[..., :-1], gathered[..., -1])
 
     def learn_prior(self, draws: LatentDraws) -> None:
         """Learn the prior from codes (N, V, D), V views of N images, and say in a line what it is worth."""
         start = time.monotonic()
         rates = self.prior.learn(draws, self.prior_components, self.schedule.seed)
         said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items())
-        said = said or f"{len(draws.z):,} images are few"
-        self.print(f"prior: {self.prior.best} (rate: {said}; {time.monotonic() - start:.0f} s)")
+        said = f"rate: {said}" if rates else self.prior.note
+        self.print(f"prior: {self.prior.best} ({said}; {time.monotonic() - start:.0f} s)")
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the ELBO of held-out images, by bin likelihood and the posterior's KL, whatever is trained on."""
@@ -224,7 +253,12 @@ class VAEModule(ImageModule):
         return Pipeline(self.vae, self.prior)
 
     def card(self) -> Card:
-        return Card("vae", self.vae.size, self.images_seen, asdict(self.vae.config))
+        note = self.prior.note or None
+        return Card("vae", self.vae.size, self.images_seen, asdict(self.vae.config), prior_note=note)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.prior.note = checkpoint["degrain"].get("prior_note") or ""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adam(self, self.schedule.learning_rate)  # the VAE, and the prior if it is a flow

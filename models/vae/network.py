@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian, soft_ceiling, soft_floor
+from models.core.images import check_images, check_tensor
 from models.core.layers import PyramidConfig, down, kaiming, levels, up
 from models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
 from models.vae.pixel_decoder import PixelConfig, PixelStack, coloured, eight_bit_draw
@@ -209,9 +210,22 @@ class VAE(nn.Module):
         return self.config.pixels.blocks > 0
 
     def encode(self, x: Tensor) -> Posterior:
-        """Return q(z|x) for images (B, 3, H, W) in [0, 1]."""
+        """Return q(z|x) for images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            InputError: no such images, of another size or of another type than the weights.
+        """
+        check_images(x, self.size, self.encoder.layers[1].weight)
         return self.encoder(x)
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Gaussian:
-        """Return p(x|z) for codes (B, D); a PixelVAE needs the images x, and returns p(x_i|x_<i, z) of every pixel."""
+        """Return p(x|z) for codes (B, D); a PixelVAE needs the images x, and returns p(x_i|x_<i, z) of every pixel.
+
+        Raises:
+            InputError: no such codes, or no images for a PixelVAE.
+        """
+        weight = self.decoder.layers[0].weight
+        check_tensor("codes z", z, ("B", self.config.latent), weight)
+        if self.pixel_by_pixel:
+            check_tensor("images x, which a PixelVAE decodes with,", x, (len(z), 3, self.size, self.size), weight)
         return self.decoder(z, x)

@@ -14,7 +14,7 @@ CASES = {
     "an unknown row": Case(f"sample {LAST} --row meen", "meen"),
     "an unknown prior": Case(f"sample {LAST} --prior other", "other"),
     "a prior that is not there": Case(
-        f"sample {LAST} --prior learned", "has standard, fitted; stage 1 learns its prior when its budget is seen"
+        f"sample {LAST} --prior learned", "has standard, fitted; stage 1 had 64 of the 1,000 images"
     ),
     "an unknown ending": Case(f"sample {LAST} --out picture.jpg", "picture.jpg: end it in .png, .npz or"),
     "an unknown ending beside an export": Case(

@@ -117,7 +117,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
 
 
 def test_an_unknown_prior_is_refused_with_the_names_that_there_are():
-    with pytest.raises(InputError, match="^prior learned: the checkpoint has standard, fitted; stage 1 learns"):
+    with pytest.raises(InputError, match="^prior learned: the checkpoint has standard, fitted; stage 1 learns it when"):
         small_pipeline(False).draw(0, range(1), "learned")
-    with pytest.raises(InputError, match="^prior other: the checkpoint has standard, fitted; "):
+    with pytest.raises(InputError, match="^prior other: the checkpoint has standard, fitted; the names of priors"):
         small_pipeline(False).draw(0, range(1), "other")

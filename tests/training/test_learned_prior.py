@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sample
 from models.core.errors import InputError
 from models.core.gaussian import LatentDraws
 from models.core.layers import PyramidConfig
@@ -83,3 +84,64 @@ def test_no_components_no_learned_prior(trained, teachable, bare_root):
     assert not mixture_of(folder / "last.ckpt") and not teachable
     with pytest.raises(InputError, match=r"prior_components \(-1\)"):
         VAEModule(32, prior_components=-1)
+
+
+# --- fitted in any case
+
+VALIDATIONS = {  # of two legs: none, the second alone, none
+    "off": ("--trainer.limit_val_batches", "0"),
+    "every second": ("--trainer.check_val_every_n_epoch", "2"),
+    "every fourth": ("--trainer.check_val_every_n_epoch", "4"),
+}
+
+
+def prior_of(path: Path) -> dict[str, Tensor]:
+    """Return the prior's state in a checkpoint."""
+    return substate(read_checkpoint(path)[1], "prior.")
+
+
+@pytest.mark.parametrize("validations", VALIDATIONS.values(), ids=VALIDATIONS)
+def test_the_prior_is_fitted_at_the_end_whether_a_validation_ran_or_not(trained, bare_root, monkeypatch, validations):
+    fits, fit = [], LatentPrior.fit
+    monkeypatch.setattr(LatentPrior, "fit", lambda prior, *moments: fits.append(1) or fit(prior, *moments))
+    folder = tiny.run(bare_root, "vae", *validations)
+    assert len(fits) == 1 and same(prior_of(folder / "last.ckpt"), prior_of(trained.vae / "last.ckpt"))
+
+
+def test_a_run_that_its_trainer_ends_has_a_fitted_prior_and_learns_none(teachable, bare_root):
+    folder = tiny.run(bare_root, "vae", "--trainer.max_steps", "3")
+    pipeline = load_pipeline(folder / "last.ckpt")[1]
+    assert pipeline.priors == ("standard", "fitted") and not teachable
+    with pytest.raises(InputError, match="has standard, fitted; stage 1 learns it when its budget is seen"):
+        pipeline.draw(0, range(2), "learned")
+
+
+def test_a_checkpoint_from_before_the_first_fit_offers_none_and_says_so(bare_root, capsys):
+    off = VALIDATIONS["off"]
+    assert tiny.stopped(bare_root, "vae", "Send", tiny.LEG + tiny.BATCH, *off, name="SIGTERM") == 143
+    path = bare_root / "runs/mine/last.ckpt"
+    assert load_pipeline(path)[1].priors == ("standard",)
+    sample.main([str(path), "--n", "2", "--out", "a.npz", "--row", "mean", "--export", "a.safetensors"])
+    sample.main([str(path), "--n", "2", "--out", "b.npz", "--row", "mean", "--prior", "standard"])
+    assert (bare_root / "a.npz").read_bytes() == (bare_root / "b.npz").read_bytes()
+    for file in (path, "a.safetensors"):
+        line = tiny.error_of(capsys, lambda file=file: sample.main([str(file), "--prior", "fitted", "--out", "c.png"]))
+        assert f"prior fitted: {file} has standard; it was not fitted yet" in line
+    tiny.run(bare_root, "gan", "--model.vae", str(path), "--model.budget", str(tiny.BATCH), *off)
+    assert load_pipeline(bare_root / "runs/gan/last.ckpt")[1].priors == ("standard",)
+
+
+REASONS = {
+    "images": ((), "stage 1 had 64 of the 1,000 images that a mixture is learned from"),
+    "components": (("--model.prior_components", "0"), "stage 1 was trained with prior_components 0"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), REASONS.values(), ids=REASONS)
+def test_the_reason_why_none_was_learned_travels_in_checkpoint_and_export(bare_root, capsys, options, said):
+    path = tiny.run(bare_root, "vae", "--model.budget", str(tiny.BATCH), *options, *VALIDATIONS["off"]) / "last.ckpt"
+    sample.main([str(path), "--export", "a.safetensors"])
+    stage_2 = tiny.run(bare_root, "gan", "--model.budget", str(tiny.BATCH), *VALIDATIONS["off"]) / "last.ckpt"
+    for file in (path, "a.safetensors", stage_2):
+        line = tiny.error_of(capsys, lambda file=file: sample.main([str(file), "--prior", "learned", "--out", "c.png"]))
+        assert f"prior learned: {file} has standard, fitted; {said}" in line

@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 
 from models.core.errors import InputError
+from models.core.gaussian import LatentDraws
 from models.core.randomness import noise_of_images
 from models.inference import pipeline
 from models.training import image_module
 from models.training.image_module import ImageModule, number_of_pieces
+from models.vae.latent_prior import LatentPrior
+from models.vae.mixture import Mixture
 from tests import tiny
 from tests.conftest import Trained
 from tests.training.recipes import STEP, Record, fit, gan, metrics, plain, portraits, vae
@@ -180,7 +183,7 @@ def short(root: Path, stage: str, name: str, *options: str) -> tuple[dict[str, A
     return tiny.checkpoint(folder), metrics(folder)
 
 
-NO_WARMUP = "--model.rate_warmup=0"
+NO_WARMUP, TWO = "--model.rate_warmup=0", ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
 PARALLEL = {  # the stage, options of both runs, pieces, and the strategy: losses that couple the images are not cut
     "vae": ("vae", [NO_WARMUP], ["--data.micro_batch_size=2"], "ddp_fork"),  # 2 x 2 pieces of 2
     "free bits": ("vae", ["--model.free_bits=0.3", NO_WARMUP], [], "ddp_fork"),
@@ -203,6 +206,22 @@ def test_two_processes_in_pieces_equal_one(root, float64, case):
     assert_close(values, values_of_two, where="metrics.json")
     for rank in (0, 1):
         assert_close(losses(root, "one"), losses(root, "two", rank), where=f"losses of process {rank}")
+
+
+def test_the_first_process_alone_learns_the_prior_and_both_have_it(root, float64, monkeypatch):
+    def learn(prior: LatentPrior, draws: LatentDraws, *_: int) -> dict[str, float]:
+        (root / f"learned by {os.getpid()}").touch()
+        prior.mixture = Mixture(2, draws.z.shape[-1])
+        prior.mixture.means.copy_(draws.z[20, :, :])  # both views of a photograph
+        prior.mixture.weights.copy_(draws.log_q[21].softmax(0))
+        return {}
+
+    monkeypatch.setattr(LatentPrior, "learn", learn)
+    (one, values), (two, values_of_two) = short(root, "vae", "one"), short(root, "vae", "two", *TWO)
+    assert "prior.mixture.means" in one["state_dict"] and "val/rate_learned" in values
+    assert_close(one["state_dict"], two["state_dict"], where="state_dict")
+    assert_close(values, values_of_two, where="metrics.json")
+    assert len(list(root.glob("learned by *"))) == 2  # in each run one
 
 
 # --- as processes

@@ -176,7 +176,7 @@ def test_the_prior_s_density_is_that_of_its_draws():
 def test_a_new_flow_is_the_standard_prior():
     prior, z = LatentPrior(D, FlowConfig(2, 8)), torch.randn(4, D)
     assert torch.equal(prior(z), z) and torch.equal(prior.log_density(z), prior.log_density(z, "standard"))
-    assert prior.names == ("fitted", "flow") and LatentPrior(D).names == ("standard", "fitted")
+    assert prior.names == ("flow",) and LatentPrior(D).names == ("standard",)
     assert not list(LatentPrior(D).parameters())  # nothing that an optimizer would move
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.core.errors import InputError
 from models.core.gaussian import Gaussian, LatentDraws
 from models.evaluation.calibration import CodeReport, CodeStatistics
-from models.vae import latent_prior
+from models.vae import latent_prior, mixture
 from models.vae.latent_prior import LatentPrior, Mixture
 
 LATENT = 6
@@ -183,9 +184,73 @@ def test_em_finds_a_mixture():
     order = torch.cdist(truth.means, found.means).argmin(1)
     torch.testing.assert_close(found.weights[order], truth.weights, rtol=0, atol=0.03)
     torch.testing.assert_close(found.means[order], truth.means, rtol=0, atol=0.05)
-    shrunk = 0.9 * truth.factors @ truth.factors.mT + 0.1 * torch.eye(3)
-    torch.testing.assert_close((found.factors @ found.factors.mT)[order], shrunk, rtol=0, atol=0.02)
+    covariances, mass = truth.factors @ truth.factors.mT, 6000 * truth.weights[:, None, None]
+    shrunk = (mass * covariances + 12 * torch.eye(3)) / (mass + 12)  # 12 codes of covariance I beside its own
+    torch.testing.assert_close((found.factors @ found.factors.mT)[order], shrunk, rtol=0, atol=0.01)
     assert found.log_density(other).mean() > other.shape[1] * -1.5
+
+
+def test_em_ends_where_another_step_changes_nothing(monkeypatch):
+    """Weights, means and covariances are those of one model, to which the shrinkage belongs."""
+    u, objectives, log_prior = bent(1000).double(), [], Mixture.log_prior
+
+    def recorded(found: Mixture) -> Tensor:
+        objectives.append((found.log_density(u).sum() + log_prior(found)).item())
+        return log_prior(found)
+
+    monkeypatch.setattr(Mixture, "log_prior", recorded)
+    monkeypatch.setattr(mixture, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(mixture, "ITERATIONS", 2000)
+    found = Mixture.fitted_to(u, 3, seed=0)
+    gains = torch.tensor(objectives, dtype=torch.float64).diff()
+    assert len(gains) > 10 and (gains > 0).all()  # as of an EM of this objective, and of no other
+    before = {name: value.clone() for name, value in found.state_dict().items()}
+    found.maximise(u, found.log_joint(u).softmax(1))
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-3)
+
+
+def test_a_prior_that_was_not_fitted_is_not_there():
+    prior, noise = LatentPrior(3), torch.randn(2, 3)
+    assert prior.names == ("standard",) and prior.best == "standard"
+    with pytest.raises(InputError, match="^prior fitted: the checkpoint has standard; it was not fitted yet, which"):
+        prior(noise, "fitted")
+    assert not prior.fit(torch.full((3,), math.nan), torch.eye(3)) and prior.names == ("standard",)
+    with pytest.raises(InputError, match="has standard; the codes of the training images have no finite mean"):
+        prior.log_density(noise, "learned")
+    assert prior.fit(torch.zeros(3), torch.eye(3)) and prior.names == ("standard", "fitted")
+    assert prior.fit(torch.zeros(3), torch.zeros(3, 3)) and prior(noise).isfinite().all()  # all codes are the same
+    draws = LatentDraws(torch.full((1000, 1, 3), math.nan), torch.zeros(1000, 1))
+    assert prior.learn(draws, 2) == {} and prior.names == ("standard", "fitted")
+    assert prior.learn(LatentDraws(torch.zeros(1000, 1, 3), torch.zeros(1000, 1)), 2)["learned"] < math.inf
+
+
+@pytest.mark.parametrize(
+    ("noise", "name", "said"),
+    {
+        "unknown": (
+            torch.randn(2, 6),
+            "nonsense",
+            "prior nonsense: .*names of priors are fitted, flow, learned, stand",
+        ),
+        "flow": (
+            torch.randn(2, 6),
+            "flow",
+            "prior flow: the checkpoint has standard, fitted; its VAE was trained with",
+        ),
+        "no name": (torch.randn(2, 6), 3, "prior 3: "),
+        "width": (torch.randn(2, 5), None, r"noise of the prior \(2, 5\): must be \(B, 6\)"),
+        "one": (torch.randn(6), None, r"noise of the prior \(6,\): must be \(B, 6\)"),
+        "none": (torch.randn(0, 6), None, r"noise of the prior \(0, 6\)"),
+        "type": (torch.randn(2, 6).double(), None, "noise of the prior of torch.float64: must be torch.float32"),
+        "array": (torch.randn(2, 6).numpy(), None, "noise of the prior: ndarray; give a tensor"),
+    }.values(),
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_what_no_draw_is_made_of_is_refused_in_a_line(noise, name, said):
+    with pytest.raises(InputError, match=f"^{said}") as caught:
+        fitted(posteriors())(noise, name)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_gaussian_is_learned(learned):
@@ -207,12 +272,15 @@ def test_where_nothing_is_better_the_gaussian_stays(monkeypatch):
     prior = fitted(q)
     rates = prior.learn(drawn(q), 4)
     assert prior.names == ("standard", "fitted") and rates["learned"] >= rates["fitted"]
+    assert "no better than the Gaussian on held-out images" in prior.note
 
 
 def test_few_images_are_not_learned_from():
     q = views(bent(999))
     prior = fitted(q)
     assert prior.learn(drawn(q), 1) == {} and prior.mixture is None
+    with pytest.raises(InputError, match="has standard, fitted; stage 1 had 999 of the 1,000 images that a mixture"):
+        prior(torch.randn(1, BENT), "learned")
 
 
 def test_the_same_seed_learns_the_same_whatever_was_drawn_before():
@@ -230,8 +298,9 @@ def test_the_same_seed_learns_the_same_whatever_was_drawn_before():
 def test_both_views_of_an_image_are_held_out_together(monkeypatch):
     seen = []
     monkeypatch.setattr(latent_prior.Mixture, "fitted_to", lambda u, *_: seen.append(u) or Mixture(1, 3))
-    means = torch.arange(1000.0)[:, None, None].expand(1000, 2, 3)
-    LatentPrior(3).learn(drawn(Gaussian(means, torch.full_like(means, -20))), 1)
+    means, prior = torch.arange(1000.0)[:, None, None].expand(1000, 2, 3), LatentPrior(3)
+    prior.fit(torch.zeros(3), torch.eye(3))
+    prior.learn(drawn(Gaussian(means, torch.full_like(means, -20))), 1)
     kept = torch.tensor([i for i in range(1000) if i % 10])
     torch.testing.assert_close(seen[0], kept.repeat_interleave(2)[:, None].expand(-1, 3).float())
 
