@@ -129,11 +129,11 @@ class AdversarialModule(ImageModule):
         return {"margin": scene.critic(scene.real, scene.p) - scene.critic(fake, scene.p)}
 
     def epoch_metrics(self, stage: str) -> dict[str, Tensor]:
-        """Return `margin_train`, the margin of MARGIN_IMAGES training images by the same weights as the held-out one.
+        """Return in `fit` `margin_train`, the margin of MARGIN_IMAGES training images, by the weights of this moment.
 
-        Far above `margin`, it says that D memorises the photographs.
+        Far above `margin`, that of held-out images by the same weights, it says that D memorises the photographs.
         """
-        if stage != "val" or self.discriminator is None:
+        if self.discriminator is None or self.trainer.state.fn != "fit":  # an export's; no training images
             return {}
         data = self.trainer.datamodule
         numbers = range(min(MARGIN_IMAGES, len(data.datasets["train"])))
