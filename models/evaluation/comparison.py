@@ -1,36 +1,47 @@
-"""Comparison of drawn images with held-out ones, streaming: only features and sums of a set are kept."""
+"""Comparison of drawn images and reconstructions with held-out images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from einops import rearrange
+from matplotlib.figure import Figure
+from PIL.Image import Image
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.core.randomness import generator
 from models.evaluation import figures
-from models.evaluation.distances import FRECHET_LEAST
-from models.evaluation.features import features_of
-from models.evaluation.image_sets import LEAST_IMAGES, ImageSet, ResultTable, prior_ladder, table_lines
+from models.evaluation.estimates import Estimate, average
+from models.evaluation.feature_collector import FeatureCollector, chosen_numbers, image_rows
+from models.evaluation.image_sets import (
+    FLOOR,
+    LEAST_IMAGES,
+    METRICS,
+    ImageSet,
+    budget,
+    compare,
+    compare_spectra,
+    disagreements,
+    merged,
+    prior_ladder,
+)
 from models.evaluation.manifold import nearest_neighbours
 from models.evaluation.report import Findings, Subject
-from models.evaluation.spectrum import PowerSpectrum
-from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
+from models.evaluation.tables import Table, budget_lines, ladder_lines, metric_lines, values_of
 from models.inference.pictures import panel
 from models.inference.pipeline import Pipeline
-from models.vae.latent_prior import PriorName
 
 NEIGHBOURS = ("nearest", "2nd nearest", "3rd nearest")
 SHOWN = 16  # draws whose nearest training images are shown
-CPU_BATCH = 16  # images per forward pass of the feature network on a CPU: more overflow its cache
+FRECHET_FEW = 1000  # images a side below which most of a Frechet distance is its bias
 
 
 class DrawComparison:
-    """Evaluator: images drawn from the prior, and reconstructions, compared with held-out images.
+    """Evaluator: images drawn from the prior, and reconstructions, compared with held-out images, n with n.
 
-    Values: ROW/METRIC, ROW/METRIC_std over seeds, prior/NAME/METRIC and about/NAME. Figures: spectra of all rows, and
-    draws beside the nearest training images.
+    Values: NET/ROW/METRIC with NET/ROW/METRIC_low and _high, over seeds NET/ROW/METRIC_std, NET/prior/NAME/METRIC,
+    NET/budget/ROW/PART, spectrum/ROW/METRIC and about/NAME. Figures: spectra of all rows, and draws beside the nearest
+    training images.
 
     Raises:
         InputError: too few held-out images.
@@ -38,167 +49,148 @@ class DrawComparison:
 
     @staticmethod
     def applies(subject: Subject) -> bool:
-        return subject.net is not None
+        return bool(subject.nets)
 
     def __init__(self, subject: Subject) -> None:
-        self.subject, data, n = subject, subject.data, subject.n
-        self.held_out, least = data.describe()["images"]["test"], max(LEAST_IMAGES, subject.world)
-        if min(self.held_out, n) < least:
-            few = f"{self.held_out:,} held-out images and n {n:,}: drawn images are compared with at least {least} each"
-            raise InputError(f"evaluation: {few}; give more, or pass --evaluation.off true")
+        self.subject, data = subject, subject.data
+        held_out, least = data.describe()["images"]["test"], max(LEAST_IMAGES, subject.world)
+        if held_out < 2 * subject.n:
+            raise InputError(
+                f"evaluation: {held_out:,} held-out images are too few for n {subject.n:,}, 2n are compared in two "
+                f"halves; give more, --evaluation.n {held_out // 2} or --evaluation.off true"
+            )
+        if subject.n < least:
+            raise InputError(f"evaluation: n {subject.n:,} must be at least {least}; or pass --evaluation.off true")
+        self.held_out = chosen_numbers(held_out, 2 * subject.n)
         self.train_missing = data.open_train()  # the reason, or None
         train = 0 if self.train_missing else data.describe()["images"]["train"]
-        self.chosen = torch.randperm(train, generator=generator(0))[:n].sort().values  # numbers of training images
-        if not self.train_missing and len(self.chosen) < least:
-            self.train_missing = f"{train} training images are fewer than {least}"
-        self.notes = list(self.remarks(train))
+        self.train = chosen_numbers(train, 2 * subject.n)
+        if not self.train_missing and len(self.train) < 2 * subject.n:
+            self.train_missing = f"{train:,} training images are fewer than 2n, {2 * subject.n:,}"
+        self.notes = list(self.remarks(held_out, train))
 
-    def remarks(self, train: int) -> Iterator[str]:
-        """Yield what limits the results, a line each; `train` is the number of all training images."""
-        if (fewest := min(self.held_out, self.subject.n)) < FRECHET_LEAST:
-            few = f"{self.subject.n:,} draws and {self.held_out:,} held-out images"
-            yield f"no Frechet distance (FID) of {few}, below {FRECHET_LEAST:,} it is mostly bias: see kernel instead"
-            yield "the ladder's ratio_equal_n has that bias in numerator and denominator, which pulls it towards 1"
+    def remarks(self, held_out: int, train: int) -> Iterator[str]:
+        """Yield what limits the results, a line each; of the numbers of all held-out and all training images."""
+        n = self.subject.n
+        if 2 * n < held_out:
+            yield f"{2 * n:,} of {held_out:,} held-out images, chosen with seed 0"
+        if n < FRECHET_FEW:
+            yield f"n {n:,}: a Frechet distance is mostly bias; read it above that of row {FLOOR}, or take the kernel's"
         if self.train_missing:
             yield f"no row train and no nearest neighbours: {self.train_missing}"
         else:
-            yield f"row train and neighbours.png: {len(self.chosen):,} of {train:,} training images"
-            if len(self.chosen) < FRECHET_LEAST <= fewest:
-                yield f"they are below {FRECHET_LEAST:,}: row train has no Frechet distance"
+            yield f"row train and neighbours.png: {len(self.train):,} of {train:,} training images"
 
     def measure(self) -> Findings | None:
         """Collect all sets on all processes, and compare them on the first."""
         subject, pipeline, collector = self.subject, self.subject.pipeline, FeatureCollector(self.subject)
-        rows = [row for row in pipeline.rows if row != "std"]  # it is not an image
-        table = ResultTable(collector.real("test", range(self.held_out)))
-        train = None if self.train_missing else collector.real("train", self.chosen.tolist())
-        first: dict[str, Tensor] = {}  # features of seed 0 by row
-        for seed in range(subject.seeds):
-            drawn = collector.draws(f"draws of seed {seed}", pipeline, rows, seed)
-            first = first or {row: images.features for row, images in drawn.items()}
-            self.compare(f"draws of seed {seed}", table, drawn)
-        once, ladder = {}, {}
+        rows, real = image_rows(subject), collector.real("test", self.held_out)
+        train = None if self.train_missing else collector.real("train", self.train)
+        drawn = [collector.draws(f"draws of seed {seed}", pipeline, rows, seed) for seed in range(subject.seeds)]
+        sets = {row: [of_seed[row] for of_seed in drawn] for row in rows}
+        means: dict[str, ImageSet] = {}
         if pipeline.vae is not None:
-            once = collector.reconstructions(self.held_out)
+            sets |= {row: [images] for row, images in collector.reconstructions(self.held_out).items()}
             *others, best = pipeline.priors
             decoder, row = Pipeline(pipeline.vae, pipeline.prior), rows[0]  # mean, or a PixelVAE's sample
             draw = partial(collector.draws, pipeline=decoder, rows=[row], seed=0)
-            features = {prior: draw(f"{prior} prior", prior=prior)[row].features for prior in others}
-            features[best] = first[row]
-            ladder = prior_ladder(features, once["reconstruction"].features) if subject.rank == 0 else {}
-        self.compare("the other rows", table, once | ({"train": train} if train else {}))
-        return self.findings(table, ladder, first, train) if subject.rank == 0 else None
+            means = {prior: draw(f"{prior} prior", prior=prior)[row] for prior in others} | {best: drawn[0][row]}
+        sets |= {FLOOR: [real]} | ({"train": [train]} if train else {})
+        return Comparison(subject, sets, means).findings(self) if subject.rank == 0 else None
 
-    def compare(self, name: str, table: ResultTable, drawn: dict[str, ImageSet]) -> None:
-        """Add one seed of each row to the table, on the first process."""
-        if self.subject.rank == 0:
-            for row, images in self.subject.progress(drawn.items(), f"comparing {name}", len(drawn), "rows"):
-                table.add(row, images)
 
-    def findings(
-        self, table: ResultTable, ladder: dict[str, float], first: dict[str, Tensor], train: ImageSet | None
-    ) -> Findings:
-        """Summarise the table, the ladder of priors, and the draws of seed 0 beside the training images."""
+class Comparison:
+    """The sets of a test, compared on the first process.
+
+    Args:
+        subject: of the test.
+        sets: by row, one of each seed; with FLOOR, the held-out images themselves.
+        means: draws by prior, compared with the first row of reconstructions.
+    """
+
+    def __init__(self, subject: Subject, sets: dict[str, list[ImageSet]], means: dict[str, ImageSet]) -> None:
+        self.subject, self.sets, self.means = subject, sets, means
+        self.real = sets[FLOOR][0]
+        self.spectra = {
+            row: over_seeds([compare_spectra(of_seed.spectrum, self.real.spectrum) for of_seed in images])
+            for row, images in sets.items()
+        }
+
+    def findings(self, evaluator: DrawComparison) -> Findings:
+        """Return tables, values and figures."""
         subject, data = self.subject, self.subject.data.describe()
         about = {
             "n": subject.n,
             "seeds": subject.seeds,
-            "held_out": self.held_out,
-            "train": len(self.chosen),
-            "net": subject.net.name,
+            "nets": ", ".join(net.name for net in subject.nets),
             "crop": data["crop"] or "none",
             "size": data["size"],
             "images_seen": subject.images_seen(),
         }
-        rows, pictures = table.summary(), {"spectra": figures.spectra(table.spectra)}
-        if train is not None:
-            pictures["neighbours"] = panel(nearest_training_images(subject, first, train.features, self.chosen))
         head = (
-            f"drawn images: {about['n']:,} of each of {about['seeds']} seeds beside {about['held_out']:,} held-out "
-            f"images; features of {about['net']}; crop {about['crop']}, {about['size']} pixels"
+            f"{subject.n:,} images on each side, {subject.seeds} {'seed' if subject.seeds == 1 else 'seeds'} of draws, "
+            f"± half of a 95 % interval over images; crop {about['crop']}, {about['size']} pixels"
         )
-        groups = {**rows, "prior": ladder, "about": about}
-        values = {f"{group}/{name}": value for group, named in groups.items() for name, value in named.items()}
-        return Findings(values, [head, *self.notes, *table_lines(rows, ladder)], pictures)
+        values: dict[str, int | float | str] = {f"about/{name}": value for name, value in about.items()}
+        values |= values_of("spectrum", self.spectra)
+        lines, tables = [head, *evaluator.notes], {}
+        for net in subject.nets:
+            tables[net.name], found, said = self.by_network(net.name)
+            values, lines = values | found, [*lines, "", *said]
+        return Findings(values, [*lines, *disagreements(tables)], self.pictures(evaluator.train))
+
+    def by_network(self, net: str) -> tuple[Table, dict[str, float], list[str]]:
+        """Return the estimates by row, every value by its path, and the lines of the tables, by one network."""
+        rows: Table = {}
+        spread: dict[str, dict[str, float]] = {}
+        for row, images in self.subject.progress(self.sets.items(), f"comparing by {net}", len(self.sets), "rows"):
+            seeds = [compare(of_seed.features[net], self.real.features[net]) for of_seed in images]
+            rows[row] = over_seeds(seeds)
+            if len(seeds) > 1:
+                spread[row] = {n: torch.tensor([found[n].value for found in seeds]).std().item() for n in METRICS}
+        parts, infinite = budget(rows, "frechet"), budget(rows, "frechet_infinity")
+        lines = [f"features of {net}:", *metric_lines(rows, self.spectra, spread), "", *budget_lines(parts, infinite)]
+        values = dict(values_of(net, rows)) | dict(values_of(f"{net}/budget", parts))
+        values |= dict(values_of(f"{net}/budget_infinity", infinite))
+        values |= {f"{net}/{row}/{name}_std": std for row, found in spread.items() for name, std in found.items()}
+        if self.means:
+            through = next(row for row in self.sets if row.startswith("reconstruction"))
+            draws = {prior: images.features[net] for prior, images in self.means.items()}
+            ladder = prior_ladder(draws, self.sets[through][0].features[net])
+            values |= dict(values_of(f"{net}/prior", ladder))
+            lines += ["", *ladder_lines(ladder)]
+        return rows, values, lines
+
+    def pictures(self, chosen: list[int]) -> dict[str, Figure | Image]:
+        """Return the spectra of all rows and, beside draws, the nearest of the training images of these numbers."""
+        spectra = {row: merged([of_seed.spectrum for of_seed in images]) for row, images in self.sets.items()}
+        pictures: dict[str, Figure | Image] = {"spectra": figures.spectra(spectra, FLOOR)}
+        if "train" in self.sets:
+            row, net = self.subject.pipeline.rows[-1], self.subject.nets[0].name
+            drawn, bank = self.sets[row][0].features[net], self.sets["train"][0].features[net]
+            neighbours = nearest_training_images(self.subject, row, drawn, bank, torch.tensor(chosen))
+            pictures["neighbours"] = panel(neighbours)
+        return pictures
+
+
+def over_seeds(found: list[dict[str, Estimate]]) -> dict[str, Estimate]:
+    """Return the mean of every named estimate over seeds."""
+    return {name: average([of_seed[name] for of_seed in found]) for name in found[0]}
 
 
 def nearest_training_images(
-    subject: Subject, first: dict[str, Tensor], bank: Tensor, chosen: Tensor
+    subject: Subject, row: str, features: Tensor, bank: Tensor, chosen: Tensor
 ) -> dict[str, Tensor]:
-    """Return draws of the last row, and the training images with the nearest features: rows (S, 3, H, W) of a panel.
+    """Return draws of a row, and the training images with the nearest features: rows (S, 3, H, W) of a panel.
 
     Args:
-        subject: its pipeline drew the rows, its data have the training images.
-        first: features of the draws of seed 0 by row, (n, D).
+        subject: its pipeline drew the row, its data have the training images.
+        row: name of the row.
+        features: of the draws of seed 0, (n, D).
         bank: features of the chosen training images, (N, D).
         chosen: their numbers, (N,).
     """
-    row, features = list(first.items())[-1]
     nearest = chosen[nearest_neighbours(features[:SHOWN], bank, k=len(NEIGHBOURS))]  # (S, K)
     loader = subject.data.numbered_dataloader("train", rearrange(nearest, "s k -> (k s)").tolist())
     images = rearrange(torch.cat([batch["image"] for batch in loader]), "(k s) c h w -> k s c h w", s=len(nearest))
     return {row: subject.pipeline.draw(0, range(len(nearest)))[row]} | dict(zip(NEIGHBOURS, images, strict=True))
-
-
-class FeatureCollector:
-    """Draws or reads sets of images and collects their features and spectra; every process measures a share of each."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject, self.net = subject, subject.net.to(subject.device)
-
-    def real(self, split: str, numbers: Sequence[int]) -> ImageSet:
-        """Return the images of a split by number, from the cache or measured."""
-        subject, data = self.subject, self.subject.data
-        about = data.describe()
-        dataset = f"{len(numbers)} of {data.identity(split)}"  # which of them: chosen with seed 0, see DrawComparison
-        key = StatisticsKey(dataset, split, about["crop"] or "none", about["size"], self.net.name, "set")
-
-        def measure() -> dict[str, Tensor]:
-            loader = data.numbered_dataloader(split, numbers[subject.rank :: subject.world])
-            images = ({"real": batch["image"]} for batch in loader)
-            return self.measure(f"{split} images", images, len(numbers))["real"].tensors()
-
-        return ImageSet.from_tensors(cached_statistics(subject.cache, key, measure, subject.broadcast))
-
-    def draws(
-        self, name: str, pipeline: Pipeline, rows: Sequence[str], seed: int, prior: PriorName | None = None
-    ) -> dict[str, ImageSet]:
-        """Return rows of images 0 to n - 1 of a seed, for z from a prior, by default the best."""
-        batches = self.subject.numbers(self.subject.n, self.subject.batch_size)
-        images = (pipeline.draw(seed, numbers, prior) for numbers in batches)
-        return self.measure(name, ({row: drawn[row] for row in rows} for drawn in images), self.subject.n)
-
-    def reconstructions(self, count: int) -> dict[str, ImageSet]:
-        """Return, for one z ~ q(z|x) of every held-out image, the decoder's mean and, after stage 2, the denoised draw.
-
-        A PixelVAE has a sample instead of the mean.
-        """
-        pipeline = self.subject.pipeline
-        names = {pipeline.rows[0]: "reconstruction", "denoised": "reconstruction_denoised"}
-
-        def rows() -> Iterator[dict[str, Tensor]]:
-            for batch in self.subject.data.test_dataloader():
-                drawn = pipeline.reconstruct(0, batch["index"].tolist(), self.subject.photographs(batch))
-                yield {new: drawn[name] for name, new in names.items() if name in drawn}
-
-        return self.measure("reconstructions", rows(), count)
-
-    def measure(self, name: str, batches: Iterable[dict[str, Tensor]], count: int) -> dict[str, ImageSet]:
-        """Return `count` images of every row, of which `batches` has this process's share, (B, 3, H, W) each."""
-        spectra: dict[str, list[PowerSpectrum]] = {}
-
-        def features() -> Iterator[dict[str, Tensor]]:
-            for rows in batches:
-                for row, images in rows.items():
-                    spectra.setdefault(row, []).append(PowerSpectrum.of(images.cpu()))
-                few = CPU_BATCH if self.subject.device.type == "cpu" else count
-                yield {row: features_of(self.net, images, few) for row, images in rows.items()}
-
-        collected = self.subject.collect(name, features(), count)
-        return {row: ImageSet(collected[row], self.total(spectra[row])) for row in collected}
-
-    def total(self, spectra: list[PowerSpectrum]) -> PowerSpectrum:
-        """Return the spectrum of the images of all processes."""
-        mine = sum(spectra[1:], start=spectra[0])
-        count, total = (self.subject.all_gather(value).sum(0) for value in (mine.count, mine.total))
-        return PowerSpectrum(count, total, mine.size)

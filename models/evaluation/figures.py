@@ -109,25 +109,26 @@ ROW_STYLES = {
     "sample": {"color": SAMPLE},
     "denoised": {"color": DENOISED},
     "generated": {"color": DENOISED},
-    "reconstruction": {"color": MEAN, "ls": "--"},
+    "reconstruction_mean": {"color": MEAN, "ls": "--"},
+    "reconstruction_sample": {"color": SAMPLE, "ls": "--"},
     "reconstruction_denoised": {"color": DENOISED, "ls": "--"},
     "train": {"color": INK, "ls": ":"},
 }
 
 
 @styled
-def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
-    """Draw radial power spectra: of the data, the first entry, and of the rows, also divided by the data's."""
-    (name, data), *others = rows.items()
+def spectra(rows: dict[str, PowerSpectrum], floor: str) -> Figure:
+    """Draw radial power spectra: of the photographs, the row `floor`, and of the others, also divided by theirs."""
+    data, others = rows[floor], [(row, spectrum) for row, spectrum in rows.items() if row != floor]
     frequencies = data.frequencies.numpy()
     figure, (left, right) = new(11.5, 4.4, 2)
-    left.loglog(frequencies, data.power.numpy(), color=DATA, lw=4, alpha=0.6, label=name)
+    left.loglog(frequencies, data.power.numpy(), color=DATA, lw=4, alpha=0.6, label=floor)
     for row, spectrum in others:
         style = ROW_STYLES[row] | {"lw": 1.5}
         left.loglog(frequencies, spectrum.power.numpy(), label=row.replace("_", ", "), **style)
         right.semilogx(frequencies, (spectrum.power / data.power).log2().numpy(), **style)
     right.axhline(0, color=DATA, lw=4, alpha=0.6, zorder=0)
-    right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="spectrum_gap, spectrum_error")
+    right.axvspan(0.125, 0.5, color=DATA, alpha=0.12, lw=0, label="gap and error")
     periods = [2**k for k in range(1, 9) if 2**-k >= frequencies[0]]
     for ax in (left, right):
         ax.set(xlabel="cycles per pixel", xlim=(frequencies[0], frequencies[-1]))
@@ -136,6 +137,6 @@ def spectra(rows: dict[str, PowerSpectrum]) -> Figure:
         ax.legend()
     left.set(ylabel="power, pixels in [0, 1]")
     left.set_title("Radial power spectrum of the luminance")
-    right.set(ylabel="log2(power / data's)")
-    right.set_title("The same divided by the data's: below 0 is too smooth, above too noisy")
+    right.set(ylabel="log2(power / photographs')")
+    right.set_title("The same divided by that of photographs: below 0 is too smooth, above too noisy")
     return figure

@@ -1,136 +1,153 @@
-"""Sets of images, reduced to features and a spectrum, and the metrics that compare two of them.
+"""Sets of images, reduced to features and spectra, and the estimates that compare two of them.
 
-Axes: N images, D features.
+Every row of a table has 2n images and is compared with the same 2n held-out ones, in two halves: its even images with
+the odd held-out ones, its odd images with the even ones, and the two values are averaged. So a reconstruction is never
+compared with a set that holds its original, and n images are compared with n. Axes: N = 2n images, D features.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from models.evaluation.distances import FRECHET_LEAST, FeatureMoments, frechet_distance, kernel_distance
+from models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
+from models.evaluation.estimates import Estimate, jackknife
 from models.evaluation.manifold import manifold_scores
 from models.evaluation.spectrum import PowerSpectrum, spectrum_error, spectrum_gap
 
-# Metrics of a row, in the order of the table's columns, and of a prior, see prior_ladder.
-METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "spectrum_gap", "spectrum_error")
-LADDER_METRICS = ("frechet", "ratio", "ratio_equal_n")
-LEAST_IMAGES = 6  # least size of a set: every image needs five neighbours
-SUBSET = 1000  # images in a subset of the kernel distance; all of a smaller set
+METRICS = ("frechet", "frechet_infinity", "kernel", "precision", "recall", "density", "coverage")
+"""Metrics of a row by one feature network, in the order of the table's columns."""
+
+SPECTRUM_METRICS = ("gap", "error")
+
+FLOOR = "photographs"
+"""The row of the held-out images themselves, one half against the other: the best value to expect in every column."""
+
+LEAST_IMAGES = 8  # n: without a group there are still more than the five neighbours that coverage asks for
 
 
 @dataclass
 class ImageSet:
     """A set of images, reduced to what is needed to compare it."""
 
-    features: Tensor  # from one network, in the order of the images, float32, (N, D)
+    features: dict[str, Tensor]  # by name of the network, in the order of the images, float32, (N, D)
     spectrum: PowerSpectrum  # of the pixels
 
-    @cached_property
-    def moments(self) -> FeatureMoments:
-        """Moments of the features."""
-        return FeatureMoments.of(self.features)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return everything as named tensors, to be written to disk."""
-        return {"features": self.features} | {f"spectrum.{name}": value for name, value in vars(self.spectrum).items()}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "ImageSet":
-        """Return the set from the result of `tensors`."""
-        names = (name for name in tensors if name.startswith("spectrum."))
-        return cls(tensors["features"], PowerSpectrum(**{name.split(".")[1]: tensors[name] for name in names}))
+Pairs = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 
-def compare(drawn: ImageSet, real: ImageSet) -> dict[str, float]:
-    """Return METRICS by name; without `frechet` if either set has fewer than FRECHET_LEAST images."""
-    fewest = min(len(drawn.features), len(real.features))
-    enough = fewest >= FRECHET_LEAST
-    values = {
-        **({"frechet": frechet_distance(drawn.moments, real.moments, FRECHET_LEAST)} if enough else {}),
-        "kernel": kernel_distance(drawn.features, real.features, subset_size=min(SUBSET, fewest)).mean,
-        **vars(manifold_scores(drawn.features, real.features)),
-        "spectrum_gap": spectrum_gap(drawn.spectrum, real.spectrum),
-        "spectrum_error": spectrum_error(drawn.spectrum, real.spectrum),
-    }
-    return {name: float(value) for name, value in values.items()}
-
-
-class ResultTable:
-    """Rows of metrics, collected seed by seed; every row is compared with the same images, `real`."""
-
-    def __init__(self, real: ImageSet) -> None:
-        self.real = real
-        self.values: dict[str, list[dict[str, float]]] = {}
-        self.spectra = {"held-out": real.spectrum}
-
-    def add(self, row: str, drawn: ImageSet) -> None:
-        """Add one seed to a row."""
-        self.values.setdefault(row, []).append(compare(drawn, self.real))
-        self.spectra[row] = self.spectra[row] + drawn.spectrum if row in self.spectra else drawn.spectrum
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Return the metrics over seeds by row."""
-        return {row: summarise_seeds(values) for row, values in self.values.items()}
-
-
-def summarise_seeds(seeds: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of every metric over seeds and, of two or more seeds, the unbiased std as NAME_std."""
-    columns = {name: torch.tensor([seed[name] for seed in seeds], dtype=torch.float64) for name in seeds[0]}
-    values = {name: column.mean().item() for name, column in columns.items()}
-    if len(seeds) > 1:
-        values |= {f"{name}_std": column.std().item() for name, column in columns.items()}
-    return values
-
-
-def prior_ladder(draws: dict[str, Tensor], reconstructions: Tensor) -> dict[str, float]:
-    """Return distances of mean images between z ~ each prior and z ~ q(z|x): `PRIOR/frechet`.
-
-    `PRIOR/ratio` is that distance divided by `halves/frechet`, the distance between the even and the odd
-    reconstructions. For a perfect prior it is about 1/2, as twice the images have half the bias. `PRIOR/ratio_equal_n`
-    takes as many draws and reconstructions as a half has, and is about 1. The first two are left out below
-    FRECHET_LEAST images.
+def crossed(statistics: Pairs, images: Tensor, reference: Tensor) -> dict[str, Estimate]:
+    """Return estimates of statistics of n images and n others, averaged over the two ways to cross the halves.
 
     Args:
-        draws: features of the mean images, (n, D), by prior.
-        reconstructions: features of the mean images of held-out photographs, (M, D).
+        statistics: (n, ...), (n, ...) -> named scalars.
+        images: of a row, (2n, ...).
+        reference: of the held-out images, (2n, ...).
     """
-    even, odd = reconstructions[::2], reconstructions[1::2]
-    values = {"halves/frechet": _distance(even, odd)}
-    for name, drawn in draws.items():
-        if min(len(drawn), len(reconstructions)) >= FRECHET_LEAST:
-            values[f"{name}/frechet"] = _distance(drawn, reconstructions)
-            values[f"{name}/ratio"] = values[f"{name}/frechet"] / values["halves/frechet"]
-        few = min(len(drawn), len(odd))
-        floor = values["halves/frechet"] if few == len(odd) else _distance(even[:few], odd[:few])
-        values[f"{name}/ratio_equal_n"] = _distance(drawn[:few], even[:few]) / floor
-    return values
+
+    def averaged(pairs: Tensor) -> dict[str, Tensor]:
+        ways = [statistics(images[2 * pairs + half], reference[2 * pairs + 1 - half]) for half in (0, 1)]
+        return {name: (value + ways[1][name]) / 2 for name, value in ways[0].items()}
+
+    return jackknife(averaged, len(reference) // 2)
 
 
-def _distance(features: Tensor, reference: Tensor) -> float:
-    """Return the Frechet distance of features (N, D) and (M, D), however few."""
-    return float(frechet_distance(FeatureMoments.of(features), FeatureMoments.of(reference), minimum=2))
+def compare(features: Tensor, reference: Tensor) -> dict[str, Estimate]:
+    """Return METRICS by name for features of a row and of the held-out images, both (2n, D)."""
+
+    def statistics(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
+        frechet = frechet_distance(drawn, real)
+        return {
+            "frechet": frechet,
+            "frechet_infinity": frechet_at_infinity(drawn, real, frechet),
+            "kernel": kernel_distance(drawn, real),
+            **vars(manifold_scores(drawn, real)),
+        }
+
+    return crossed(statistics, features, reference)
 
 
-def table_lines(rows: dict[str, dict[str, float]], ladder: dict[str, float]) -> list[str]:
-    """Return a table: rows x METRICS, the std over seeds below a row's means, and the ladder of priors."""
-    lines = [_line("row", METRICS)]
-    for row, values in rows.items():
-        lines.append(_line(row, _cells(values, METRICS)))
-        if any(name.endswith("_std") for name in values):
-            lines.append(_line("std over seeds", _cells(values, [f"{name}_std" for name in METRICS])))
-    if ladder:
-        lines.append(_line("prior, its means", LADDER_METRICS))
-    for prior in dict.fromkeys(name.split("/")[0] for name in ladder):
-        lines.append(_line(prior, _cells(ladder, [f"{prior}/{name}" for name in LADDER_METRICS])))
+def compare_spectra(drawn: PowerSpectrum, real: PowerSpectrum) -> dict[str, Estimate]:
+    """Return SPECTRUM_METRICS by name, for 2n images of a row and as many held-out ones."""
+
+    def statistics(one: Tensor, other: Tensor) -> dict[str, Tensor]:
+        spectra = PowerSpectrum(one, drawn.size), PowerSpectrum(other, real.size)
+        return {"gap": spectrum_gap(*spectra), "error": spectrum_error(*spectra)}
+
+    return crossed(statistics, drawn.powers, real.powers)
+
+
+def prior_ladder(draws: dict[str, Tensor], reconstructions: Tensor) -> dict[str, dict[str, Estimate]]:
+    """Return `frechet` and `ratio` by prior: distances of mean images between z ~ the prior and z ~ q(z|x).
+
+    `ratio` divides by the distance between the two halves of the reconstructions, the row `halves`. All have n images
+    on each side, so that the ratio of a perfect prior is about 1.
+
+    Args:
+        draws: features of the mean images, (2n, D), by prior.
+        reconstructions: features of the mean images of held-out photographs, (2n, D).
+    """
+
+    def frechet(features: Tensor) -> Estimate:
+        return crossed(lambda one, other: {"frechet": frechet_distance(one, other)}, features, reconstructions)[
+            "frechet"
+        ]
+
+    halves = frechet(reconstructions)
+    ladder = {"halves": {"frechet": halves}}
+    for name, features in draws.items():
+        distance = frechet(features)
+        ladder[name] = {"frechet": distance, "ratio": distance / halves}
+    return ladder
+
+
+def budget(rows: dict[str, dict[str, Estimate]], metric: str) -> dict[str, dict[str, Estimate]]:
+    """Return how a distance of each row of draws comes about: `floor`, then what is added by `decoder` and `prior`.
+
+    The floor is the distance between photographs. The decoder, with the denoiser for the row `denoised`, adds what
+    stands between that and its reconstructions of photographs. The prior adds what stands between those and draws. The
+    generator of a plain GAN adds everything above the floor.
+
+    Args:
+        rows: estimates by row and metric; with FLOOR.
+        metric: `frechet` or `frechet_infinity`.
+
+    Returns:
+        By row of draws; the parts add up to `total`.
+    """
+    floor, parts = rows[FLOOR][metric], {}
+    for name, row in rows.items():
+        if name == "generated":
+            parts[name] = {"floor": floor, "generator": row[metric] - floor, "total": row[metric]}
+        elif through := rows.get(f"reconstruction_{name}"):
+            decoder, prior = through[metric] - floor, row[metric] - through[metric]
+            parts[name] = {"floor": floor, "decoder": decoder, "prior": prior, "total": row[metric]}
+    return parts
+
+
+def disagreements(tables: dict[str, dict[str, dict[str, Estimate]]], metric: str = "frechet") -> list[str]:
+    """Return a line for every pair of rows that two feature networks order differently, both beyond their intervals.
+
+    Args:
+        tables: estimates by network, row and metric.
+        metric: the smaller, the better.
+    """
+    lines = []
+    names = list(next(iter(tables.values())))
+    for first, second in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
+        gaps = {net: rows[first][metric] - rows[second][metric] for net, rows in tables.items()}
+        sure = {net: gap for net, gap in gaps.items() if abs(gap.value) > gap.half_width}
+        nearer, farther = ([net for net, gap in sure.items() if sign * gap.value > 0] for sign in (-1, 1))
+        if nearer and farther:
+            lines.append(
+                f"the verdict turns with the network: {first} is nearer to photographs than {second} by "
+                f"{', '.join(nearer)}, and farther by {', '.join(farther)}"
+            )
     return lines
 
 
-def _cells(values: dict[str, float], names: list[str] | tuple[str, ...]) -> list[str]:
-    """Format the named values; a dash for a missing one."""
-    return [f"{values[name]:.4g}" if name in values else "-" for name in names]
-
-
-def _line(head: str, cells: list[str] | tuple[str, ...]) -> str:
-    return f"{head:>24}" + "".join(f"{cell:>15}" for cell in cells)
+def merged(draws: list[PowerSpectrum]) -> PowerSpectrum:
+    """Return the spectra of all images of several sets of one size."""
+    return PowerSpectrum(torch.cat([one.powers for one in draws]), draws[0].size)

@@ -39,9 +39,11 @@ def manifold_scores(
     """Compute, with r_k(x) the distance from x to its k-th nearest neighbour in its set, real x_i, generated y_j:
 
         precision = mean_j [some i: |x_i - y_j| <= r_3(x_i)]   recall = mean_i [some j: |x_i - y_j| <= r_3(y_j)]
-        density = mean_j sum_i [|x_i - y_j| < r_5(x_i)] / 5    coverage = mean_i [some j: |x_i - y_j| < r_5(x_i)]
+        density = mean_j sum_i [|x_i - y_j| <= r_5(x_i)] / 5   coverage = mean_i [some j: |x_i - y_j| <= r_5(x_i)]
 
-    Kynkaanniemi et al. 2019, Naeem et al. 2020. For N = M images of one distribution the mean of density is 1, that of
+    Kynkaanniemi et al. 2019, Naeem et al. 2020. Every ball is closed, so that ties count: a set in which every picture
+    lies eight times has precision, recall and coverage 1 to itself. The papers' own code takes <= for the first two
+    and < for the others, prdc < for all. For N = M images of one distribution the mean of density is 1, that of
     coverage about 1 - 2^-5; precision and recall are below 1 and depend on N: compare at equal N only. Distances have
     the features' type; chunk x max(N, M) of them are in memory at once.
 
@@ -66,9 +68,9 @@ def manifold_scores(
     for rows in torch.arange(len(reference), device=reference.device).split(chunk):
         distance = torch.cdist(reference[rows], features)  # (rows, N)
         precise |= (distance <= radius[rows, None]).any(0)
-        depth += (distance < wide_radius[rows, None]).sum(0)
+        depth += (distance <= wide_radius[rows, None]).sum(0)
         recalled.append((distance <= generated_radius).any(1))
-        covered.append(distance.amin(1) < wide_radius[rows])
+        covered.append(distance.amin(1) <= wide_radius[rows])
     precision, recall, coverage = (hits.double().mean() for hits in (precise, torch.cat(recalled), torch.cat(covered)))
     return ManifoldScores(precision, recall, depth.mean() / coverage_neighbours, coverage)
 

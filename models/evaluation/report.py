@@ -27,9 +27,10 @@ class Subject:
     pipeline: Pipeline | PlainPipeline  # the networks that images are drawn with
     images_seen: Callable[[], int]  # training images that they have seen
     photographs: Callable[[dict[str, Tensor]], Tensor]  # batch -> images (B, 3, H, W) in [0, 1] on the device
-    n: int  # images drawn per seed
+    n: int  # images on each side of a comparison
     seeds: int  # number of seeds
-    net: FeatureNet | None  # None if images are not to be compared
+    nets: tuple[FeatureNet, ...]  # none if images are not to be compared
+    sheet: int  # draws on the sheet of faces to score by eye; 0 for no sheet
     cache: str  # folder of the statistics of real images
     batch_size: int  # images drawn at once
     rank: int  # index of this process
@@ -78,7 +79,7 @@ class Findings:
 
     values: dict[str, int | float | str]  # by their path below `test/`, such as ROW/METRIC
     lines: list[str]  # of the table
-    figures: dict[str, Figure | Image] = field(default_factory=dict)
+    figures: dict[str, Figure | Image | str] = field(default_factory=dict)  # a text is a file with the suffix .csv
 
 
 @dataclass
@@ -88,13 +89,13 @@ class EvaluationReport:
     findings: list[Findings]
 
     def values(self) -> dict[str, int | float | str]:
-        """Return every value by its path: test/ROW/METRIC, test/prior/NAME/METRIC, test/about/NAME."""
+        """Return every value by its path: test/NET/ROW/METRIC, test/spectrum/ROW/METRIC, test/about/NAME."""
         return {f"test/{path}": value for found in self.findings for path, value in found.values.items()}
 
     def table(self) -> str:
         """Return the lines of all evaluators, with an empty line between them."""
         return "\n\n".join("\n".join(found.lines) for found in self.findings)
 
-    def figures(self) -> dict[str, Figure | Image]:
+    def figures(self) -> dict[str, Figure | Image | str]:
         """Return all figures by name."""
         return {name: figure for found in self.findings for name, figure in found.figures.items()}

@@ -17,15 +17,14 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's mode L
 
 @dataclass(frozen=True)
 class PowerSpectrum:
-    """Radially averaged power spectrum of the luminance of square images, in float64; disjoint sets add up by `+`."""
+    """Radial power spectra of the luminance of square images, in float64."""
 
-    count: Tensor  # N, int64, ()
-    total: Tensor  # sum of the images' spectra at 1, 2, ..., R = H // 2 cycles per image, (R,)
-    size: Tensor  # H = W in pixels, int64, ()
+    powers: Tensor  # of each image, at 1, 2, ..., R = H // 2 cycles per image, (N, R)
+    size: int  # H = W in pixels
 
     @classmethod
     def of(cls, images: Tensor) -> "PowerSpectrum":
-        """Compute the spectrum of images (N, 3, H, W), uint8 or floats in [0, 1], rounded to 8 bits first.
+        """Compute the spectra of images (N, 3, H, W), uint8 or floats in [0, 1], rounded to 8 bits first.
 
         Raises:
             InputError: not such images, no images, or not square ones.
@@ -34,27 +33,21 @@ class PowerSpectrum:
         count, _, height, width = levels.shape
         if not count or height != width:
             raise InputError(f"power spectrum: {count:,} images of {width}x{height}; give square ones, one at least")
-        count, size = (torch.tensor(n, device=levels.device) for n in (count, width))
-        return cls(count, radial_power(luminance(levels)).sum(0), size)
+        return cls(radial_power(luminance(levels)), width)
 
-    def __add__(self, other: "PowerSpectrum") -> "PowerSpectrum":
-        """Return the spectrum of both sets.
-
-        Raises:
-            InputError: their images have different sizes.
-        """
-        _check_same_size(self, other)
-        return PowerSpectrum(self.count + other.count, self.total + other.total, self.size)
+    def __getitem__(self, rows: Tensor | slice) -> "PowerSpectrum":
+        """Return the spectra of some of the images."""
+        return PowerSpectrum(self.powers[rows], self.size)
 
     @property
     def power(self) -> Tensor:
         """Mean over the images, (R,), squared [0, 1] units per pixel: white noise of std s has s^2 everywhere."""
-        return self.total / self.count
+        return self.powers.mean(0)
 
     @property
     def frequencies(self) -> Tensor:
         """Cycles per pixel of each value, (R,); the last is Nyquist, 1/2, if the size is even."""
-        return torch.arange(1, len(self.total) + 1, device=self.total.device) / self.size.double()
+        return torch.arange(1, self.powers.shape[1] + 1, device=self.powers.device, dtype=torch.float64) / self.size
 
 
 def luminance(levels: Tensor) -> Tensor:
@@ -109,11 +102,9 @@ def spectrum_error(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
 
 
 def _log_ratio(model: PowerSpectrum, data: PowerSpectrum) -> Tensor:
-    _check_same_size(model, data)
+    if model.size != data.size:
+        raise InputError(
+            f"power spectrum: images of {model.size} and {data.size} pixels cannot be compared; resize one"
+        )
     upper = data.frequencies >= 0.5 / 4
     return (model.power[upper] / data.power[upper]).log2()
-
-
-def _check_same_size(one: PowerSpectrum, other: PowerSpectrum) -> None:
-    if one.size != other.size:
-        raise InputError(f"power spectrum: images of {one.size} and {other.size} pixels cannot be compared; resize one")

@@ -23,6 +23,8 @@ ROWS = ("mean", "std", "sample", "denoised")
 DRAW_STREAMS, PHOTOGRAPH_STREAMS = (0, 1), (2, 3)
 """Noise streams of an image, (latents, pixels): for draws, and for photographs by their number."""
 
+DEQUANTISING_STREAM = 5  # noise stream of held-out photographs between the levels of their 8 bits
+
 VARIATION_STREAM = 4  # noise stream of the pixels for several denoisings of the same draw
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from models.core.errors import InputError
 from models.evaluation.comparison import DrawComparison
+from models.evaluation.face_sheet import FaceSheet
 from models.evaluation.features import FeatureNetName, feature_net
 from models.evaluation.image_sets import LEAST_IMAGES
 from models.evaluation.modes import ModeCounts
@@ -19,21 +20,27 @@ from models.evaluation.report import EvaluationReport, Subject
 from models.training.image_module import ImageModule
 from models.training.progress import bar_options
 
-EVALUATORS = (DrawComparison, ModeCounts)
+EVALUATORS = (DrawComparison, FaceSheet, ModeCounts)
 """All evaluators, in the order of their tables; see evaluation/report.py for their interface."""
+
+
+MOST_IMAGES = 2500
+"""The default of n for large sets of held-out images."""
 
 
 class Evaluator(Callback):
     """Run all evaluators at the end of a test: drawn images compared with held-out images, and counts of modes.
 
     Args:
-        n: images drawn per seed; as many training images are compared, too.
-        seeds: how often they are drawn, for the spread of every metric: seeds 0, 1, ...
+        n: images on each side of every comparison; 2n held-out ones and 2n of each row are compared, in two halves. By
+            default half of the held-out images, but at most 2,500.
+        seeds: how often images are drawn, for the spread of every metric: seeds 0, 1, ...
         net: feature network; `efficientnet-lite0` works offline, published values are of `inception`.
         weights: file of Inception's weights; by default in PyTorch's folder of downloads.
         download: fetch Inception's weights (95 MB) if they are missing.
         cache: folder of the statistics of real images, which are measured once.
         batch_size: images drawn at once.
+        sheet: draws on a sheet of faces to score by eye, see models/evaluation/face_sheet.py; 0 for no sheet.
         off: compare no images; modes are counted all the same.
 
     Raises:
@@ -42,22 +49,26 @@ class Evaluator(Callback):
 
     def __init__(
         self,
-        n: int = 3000,
-        seeds: int = 3,
+        n: int | None = None,
+        seeds: int = 1,
         net: FeatureNetName = "efficientnet-lite0",
         weights: str | None = None,
         download: bool = False,
         cache: str = ".cache/degrain/statistics",
         batch_size: int = 64,
+        sheet: int = 64,
         off: bool = False,
     ) -> None:
-        if n < LEAST_IMAGES or seeds < 1 or batch_size < 1:
+        if n is not None and n < LEAST_IMAGES or seeds < 1 or batch_size < 1 or sheet < 0:
             raise InputError(
                 f"evaluation: n ({n}) must be at least {LEAST_IMAGES}, seeds ({seeds}) and batch_size ({batch_size}) "
-                "at least 1"
+                f"at least 1, sheet ({sheet}) at least 0"
             )
-        self.options = {"n": n, "seeds": seeds, "cache": cache, "batch_size": batch_size}
-        self.net = None if off else feature_net(net, weights, download)
+        self.n, self.options = (
+            n,
+            {"seeds": seeds, "cache": cache, "batch_size": batch_size, "sheet": 0 if off else sheet},
+        )
+        self.nets = () if off else (feature_net(net, weights, download),)
 
     def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:
         """Choose the evaluators that apply, and print their notes before anything long begins.
@@ -105,7 +116,8 @@ class Evaluator(Callback):
             pipeline=module.pipeline(),
             images_seen=lambda: module.images_seen,
             photographs=photographs,
-            net=self.net,
+            nets=self.nets,
+            n=self.n or min(trainer.datamodule.describe()["images"].get("test", 0) // 2, MOST_IMAGES),
             rank=trainer.global_rank,
             world=trainer.world_size,
             all_gather=all_gather,

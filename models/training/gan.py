@@ -1,7 +1,6 @@
 """Stage 2: the GAN that denoises draws from the frozen VAE's distribution p(x|z), and two of its controls."""
 
-from abc import abstractmethod
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Literal
 
@@ -13,126 +12,22 @@ from torch import Tensor, nn
 
 from models.core.gaussian import Gaussian
 from models.core.layers import PyramidConfig
-from models.core.randomness import Noise
 from models.evaluation.moments import DenoisingMoments
-from models.gan.augment import offsets, translated
 from models.gan.denoiser import Denoiser
 from models.gan.discriminator import Discriminator
-from models.gan.objective import (
-    SPREAD_DRAWS,
-    AdversarialLoss,
-    Critic,
-    Scene,
-    discriminator_objective,
-    generator_objective,
-    spread_terms,
-    squared_error,
-)
+from models.gan.objective import SPREAD_DRAWS, AdversarialLoss, Scene, spread_terms, squared_error
 from models.inference.checkpoint import Card
 from models.inference.pictures import panel
 from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline, load_vae
-from models.training.contradictions import refuse_adversary, refuse_stage_2, refuse_vae
-from models.training.image_module import Batch, ImageModule
+from models.training.adversarial import AdversarialModule
+from models.training.contradictions import refuse_stage_2, refuse_vae
+from models.training.image_module import Batch
 from models.training.schedule import Schedule
 from models.training.update import MovingAverage, Update, adam
 from models.vae.likelihood import dequantised
 
 VARIED = 8
 """Draws of z whose denoisings are pictured."""
-
-
-class AdversarialModule(ImageModule):
-    """A generator G, whose moving average is what counts, against a discriminator D.
-
-    A recipe makes both networks and the average, and says in `scenes` what they see. Arguments are those of GANModule;
-    with spread_every 0 there is no spread term.
-    """
-
-    discriminator: Discriminator | None
-    ema: MovingAverage
-
-    def __init__(
-        self,
-        schedule: Schedule,
-        loss: AdversarialLoss | Literal["l2"],
-        penalty_weight: float,
-        penalty_every: int,
-        translate: float,
-        ema_images: int,
-        spread_weight: float = 0.0,
-        spread_every: int = 0,
-    ) -> None:
-        super().__init__(schedule)
-        refuse_adversary(penalty_weight, penalty_every, translate, ema_images)
-        self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
-        self.translate, self.ema_images = translate, ema_images
-        self.spread_weight, self.spread_every = spread_weight, spread_every
-
-    @property
-    @abstractmethod
-    def player(self) -> nn.Module:
-        """The network that plays G."""
-
-    @abstractmethod
-    def scenes(self, batch: Batch, draws: int) -> list[Scene]:
-        """Return photographs, p(x|z) and so many draws from it: one scene, or one for each `data.micro_batch_size`."""
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take one step of D, then one of G against it, on the same photographs and draws."""
-        number = self.images_seen // self.global_batch(batch)
-        penalty = 0 if number % self.penalty_every else self.penalty_weight * self.penalty_every
-        spread = self.spread_due(number)
-        scenes = self.scenes(batch, SPREAD_DRAWS if spread else 1)  # photographs, p(x|z), draws from it
-        if len(scenes) == 1:  # the images are made once, with a graph for both steps; of several pieces for each step
-            images = scenes[0].generate()  # (K, B, 3, H, W)
-            scenes = [replace(scenes[0], generate=lambda: images)]
-        d, g = (Update(self, optimizer) for optimizer in self.optimizers())
-
-        for scene in d.over(scenes):  # D: residuals of photographs against those of G
-            with torch.no_grad():
-                fake = scene.residual(scene.generate()[0])
-            d.backward(*discriminator_objective(scene.critic, self.loss, scene.real, fake, scene.p, penalty))
-        d.step()
-
-        for scene in g.over(scenes):  # G: against D as it now is, and Var_eps[G] against sigma^2
-            images = scene.generate()
-            fake = scene.residual(images[0])
-            loss, terms = generator_objective(scene.critic, self.loss, scene.real, fake, scene.p)
-            if spread:
-                terms |= spread_terms(images, scene.p.std)
-                loss = loss + self.spread_weight * self.spread_every * terms["spread"].mean()
-            g.backward(loss, terms)
-        g.step(unless=d.skipped)  # G would learn from logits that were not finite
-
-        self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
-        self.count_images(batch, g.skipped)
-        self.log_terms("train", d.terms | g.terms)
-
-    def spread_due(self, number: int) -> bool:
-        """Return whether step `number` has the spread term."""
-        return self.spread_every > 0 and number % self.spread_every == 0
-
-    def critic(self, noise: Noise, images: int, side: int) -> Critic:
-        """Return D, or D behind a shift of residual and condition alike, by noise, for a batch of images."""
-        most = int(self.translate * side)
-        if not most:
-            return self.discriminator
-        moved = partial(translated, offsets=offsets(noise.uniform(images, 2), most), most=most)
-        return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))
-
-    def margins(self, real: Tensor, fake: Tensor, p: Gaussian) -> dict[str, Tensor]:
-        """Return `margin`, D(real) - D(fake), (B,), for residuals under the same p; nothing without a D."""
-        if self.discriminator is None:
-            return {}
-        return {"margin": self.discriminator(real, p) - self.discriminator(fake, p)}
-
-    def load_export(self, card: Card, state: dict[str, Tensor], path: str) -> None:
-        super().load_export(card, state, path)
-        self.discriminator = None  # an export has none, and a new one's margin would say nothing
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        rate = self.schedule.learning_rate
-        return [adam(network, rate, betas=(0.0, 0.99)) for network in (self.discriminator, self.player)]
 
 
 class GANModule(AdversarialModule):
@@ -247,20 +142,27 @@ class GANModule(AdversarialModule):
 
     # Validation.
 
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+    def held_out_scene(self, batch: Batch) -> Scene:
         x, (latents, pixels) = self.photographs(batch), PHOTOGRAPH_STREAMS
         p = self.decoded(x, self.held_out_noise(batch, latents, (self.vae.config.latent,)))
+        eps = self.held_out_noise(batch, pixels, x.shape[1:])
+        real = self.dequantised_residual(x, p, batch)
+        return Scene(real, p, self.discriminator, lambda: self.denoiser(eps, p)[None])
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        x, scene = self.photographs(batch), self.held_out_scene(batch)
+        p = scene.p
         # The first of all held-out images, which batches have in order.
         count = int((batch["index"] < self.ratio_images).sum()) if self.denoiser.noise else 0
         draws = self.ratio_draws if count else 1
-        noise = rearrange(self.held_out_noise(batch, pixels, (draws, *x.shape[1:])), "b k c h w -> k b c h w")
-        denoised = self.ema.module(noise[0], p)
-        real, fake = (x - p.mean) / p.std, (denoised - p.mean) / p.std
+        noise = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[1], (draws, *x.shape[1:]))
+        noise = rearrange(noise, "b k c h w -> k b c h w")
+        real, fake = ((images - p.mean) / p.std for images in (x, self.ema.module(noise[0], p)))
         terms = {
             "standardised_error": reduce(fake.square(), "b c h w -> b", "mean"),
             "standardised_error_of_data": reduce(real.square(), "b c h w -> b", "mean"),
         }
-        terms |= {"l2": squared_error(fake, real)} if self.loss == "l2" else self.margins(real, fake, p)
+        terms |= {"l2": squared_error(fake, real)} if self.loss == "l2" else self.margins(scene)
         if count:
             first = p[:count]
             regions = batch["regions"][:count] if "regions" in batch else None
@@ -271,9 +173,9 @@ class GANModule(AdversarialModule):
         self.moments = DenoisingMoments(getattr(self.trainer.datamodule, "regions", ())).to(self.device)
 
     def epoch_metrics(self, stage: str) -> dict[str, Tensor]:
-        """Return variance ratio and shift of the first held-out images' denoisings, if G sees noise."""
+        """Return variance ratio and shift of the first held-out images' denoisings, if G sees noise, and the margin."""
         values = self.moments.compute().scalars() if self.denoiser.noise else {}
-        return {name: value.float() for name, value in values.items()}
+        return super().epoch_metrics(stage) | {name: value.float() for name, value in values.items()}
 
     # Pictures, checkpoints.
 

@@ -14,7 +14,7 @@ from models.gan.generator import Generator, GeneratorConfig
 from models.gan.objective import AdversarialLoss, Scene
 from models.inference.checkpoint import Card
 from models.inference.pipeline import PHOTOGRAPH_STREAMS, PlainPipeline
-from models.training.gan import AdversarialModule
+from models.training.adversarial import AdversarialModule
 from models.training.image_module import Batch
 from models.training.schedule import Schedule
 from models.training.update import MovingAverage
@@ -82,11 +82,14 @@ class PlainGANModule(AdversarialModule):
         """Return G's images of z (B, D) as one draw each, (1, B, 3, H, W)."""
         return self.generator(z)[None]
 
-    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+    def held_out_scene(self, batch: Batch) -> Scene:
         x = self.photographs(batch)
         p = unconditional(x)
         z = self.held_out_noise(batch, PHOTOGRAPH_STREAMS[0], (self.generator.config.latent,))
-        return self.margins((x - p.mean) / p.std, (self.ema.module(z) - p.mean) / p.std, p)
+        return Scene(self.dequantised_residual(x, p, batch), p, self.discriminator, lambda: self.images(z))
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        return self.margins(self.held_out_scene(batch))
 
     def pipeline(self) -> PlainPipeline:
         return PlainPipeline(self.ema.module)

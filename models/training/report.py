@@ -49,7 +49,8 @@ class Report(Callback):
                 return
             with replacing(folder / "table.txt") as part:
                 part.write_text(table + "\n", encoding="utf-8")
-            write_figures(drawn, {name: folder / f"{name}.png" for name in drawn}, trainer, module.images_seen)
+            suffixes = {name: ".csv" if isinstance(figure, str) else ".png" for name, figure in drawn.items()}
+            write_figures(drawn, {n: folder / f"{n}{suffixes[n]}" for n in drawn}, trainer, module.images_seen)
 
 
 class Pictures(Callback):
@@ -92,12 +93,16 @@ class Pictures(Callback):
 
 
 def write_figures(
-    figures: dict[str, Figure | Image], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int
+    figures: dict[str, Figure | Image | str], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int
 ) -> None:
-    """Write figures to their paths, and log them if there is a logger of pictures."""
+    """Write figures and texts to their paths, and log the figures if there is a logger of pictures."""
     for name, figure in figures.items():
         with replacing(paths[name]) as part:
-            (figure.save if isinstance(figure, Image) else figure.savefig)(part)
+            if isinstance(figure, str):
+                part.write_text(figure)
+            else:
+                (figure.save if isinstance(figure, Image) else figure.savefig)(part)
+    pictures = {name: str(path) for name, path in paths.items() if not isinstance(figures[name], str)}
     for logger in trainer.loggers:
         if hasattr(logger, "log_pictures"):
-            logger.log_pictures({name: str(path) for name, path in paths.items()}, images_seen)
+            logger.log_pictures(pictures, images_seen)

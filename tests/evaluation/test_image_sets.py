@@ -1,28 +1,25 @@
-"""Metrics of sets of images whose true values are known; sets of few images have no FID."""
+"""Estimates of sets of images whose true values are known, and the tables that show them."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation import figures, image_sets
-from models.evaluation.distances import FRECHET_LEAST
+from models.evaluation import figures
+from models.evaluation.distances import frechet_distance
+from models.evaluation.estimates import Estimate
 from models.evaluation.image_sets import (
+    FLOOR,
     METRICS,
-    ImageSet,
-    ResultTable,
+    budget,
     compare,
+    compare_spectra,
+    crossed,
+    disagreements,
     prior_ladder,
-    summarise_seeds,
-    table_lines,
 )
 from models.evaluation.spectrum import PowerSpectrum
-
-
-@pytest.fixture(autouse=True)
-def small_subsets(monkeypatch):
-    """Take smaller subsets for the kernel distance: those of 1,000 images would take half a minute."""
-    monkeypatch.setattr(image_sets, "SUBSET", 200)
+from models.evaluation.tables import budget_lines, ladder_lines, metric_lines, values_of
 
 
 def features(n: int, shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -30,111 +27,125 @@ def features(n: int, shift: float = 0.0, seed: int = 0) -> Tensor:
     return torch.randn(n, 4, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def images(n: int, contrast: float = 0.2, seed: int = 0) -> Tensor:
-    """Return white noise (n, 3, 16, 16) with a std of `contrast`."""
-    return 0.5 + contrast * torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+def spectrum(n: int, contrast: float = 0.1, seed: int = 0) -> PowerSpectrum:
+    """Return the spectra of n images of white noise with a std of `contrast`."""
+    noise = torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return PowerSpectrum.of(0.5 + contrast * noise)
 
 
-def image_set(n: int, shift: float = 0.0, contrast: float = 0.1, seed: int = 0) -> ImageSet:
-    return ImageSet(features(n, shift, seed), PowerSpectrum.of(images(32, contrast, seed)))
+def certain(value: float) -> Estimate:
+    return Estimate(torch.full((11,), value, dtype=torch.float64))
 
 
 def test_a_row_has_the_values_of_its_distribution():
-    real = image_set(2500)
-    values = compare(image_set(2500, shift=1.0, contrast=0.05, seed=1), real)
+    real = features(1000)
+    values = compare(features(1000, shift=1.0, seed=1), real)
     assert tuple(values) == METRICS
-    assert values["frechet"] == pytest.approx(4, abs=0.4)  # |m1 - m2|^2 = 4 * 1^2
-    assert values["spectrum_gap"] == pytest.approx(-2, abs=0.15)  # half the amplitude
-    assert values["spectrum_error"] == pytest.approx(2, abs=0.15) and values["kernel"] > 0.1
-    same = compare(image_set(2500, seed=2), real)
-    assert same["frechet"] < 0.02 and abs(same["kernel"]) < 0.02 and abs(same["spectrum_gap"]) < 0.1
-    assert same["density"] == pytest.approx(1, abs=0.05) and same["coverage"] > 0.93
-    assert same["precision"] > values["precision"] and same["recall"] > values["recall"]
+    for name in ("frechet", "frechet_infinity"):
+        assert values[name].value == pytest.approx(4, abs=0.4) and 0.1 < values[name].half_width < 0.8  # 4 * 1^2
+    same = compare(features(1000, seed=2), real)
+    assert same["frechet"].value < 0.08 and abs(same["kernel"].value) < 0.02 < values["kernel"].value
+    assert same["density"].value == pytest.approx(1, abs=0.08) and same["coverage"].value > 0.93
+    assert same["precision"].value > values["precision"].value and same["recall"].value > values["recall"].value
 
 
-def test_no_frechet_distance_of_few_images_on_either_side():
-    few, enough = image_set(FRECHET_LEAST - 1), image_set(FRECHET_LEAST, seed=1)
-    for drawn, real in ((few, enough), (enough, few)):
-        assert set(METRICS) - compare(drawn, real).keys() == {"frechet"}
-    assert "frechet" in compare(enough, image_set(FRECHET_LEAST, seed=2))
+def test_a_spectrum_of_half_the_contrast_is_two_octaves_below():
+    found = compare_spectra(spectrum(60, contrast=0.05, seed=1), spectrum(60))
+    assert found["gap"].value == pytest.approx(-2, abs=0.15) and found["error"].value == pytest.approx(2, abs=0.15)
+    assert 0 < found["gap"].half_width < 0.3
 
 
-def test_a_set_comes_back_from_its_tensors():
-    one = image_set(20)
-    other = ImageSet.from_tensors({name: torch.from_numpy(t.numpy()) for name, t in one.tensors().items()})
-    assert compare(one, one) == compare(other, one)
-    assert other.moments.count == 20 and other.spectrum.power.equal(one.spectrum.power)
+def test_no_image_meets_its_original():
+    """Reconstructions that are their originals stand exactly where other photographs stand."""
+    real = features(400, seed=50)
+    copies, floor = compare(real.clone(), real), compare(real, real)
+    assert copies["frechet"].value == floor["frechet"].value > 0
+    independent = [frechet_distance(*features(400, seed=seed).chunk(2)).item() for seed in range(1, 41)]
+    assert min(independent) < copies["frechet"].value < max(independent)
+    assert copies["precision"].value < 1
 
 
-def test_mean_and_std_over_seeds_are_numpys():
-    rows = [{"kernel": 1.0, "recall": 0.5}, {"kernel": 2.0, "recall": 0.5}, {"kernel": 4.5, "recall": 0.5}]
-    found = summarise_seeds(rows)
-    assert found == pytest.approx(
-        {"kernel": 2.5, "kernel_std": np.std([1, 2, 4.5], ddof=1), "recall": 0.5, "recall_std": 0}
-    )
-    assert summarise_seeds(rows[:1]) == rows[0]
+def test_each_half_is_compared_with_the_other_half():
+    seen = []
+
+    def statistics(drawn: Tensor, real: Tensor) -> dict[str, Tensor]:
+        seen.append((drawn.tolist(), real.tolist()))
+        return {"sum": (drawn * 100 + real).sum()}
+
+    numbers = torch.arange(40.0)
+    crossed(statistics, numbers, numbers)
+    even, odd = list(range(0, 40, 2)), list(range(1, 40, 2))
+    assert seen[:2] == [(even, odd), (odd, even)] and len(seen) == 22
+    assert seen[2] == ([n for n in even if n % 20], [n for n in odd if n % 20 != 1])  # without pairs 0 and 10
 
 
-def test_a_row_is_collected_over_seeds():
-    real = image_set(50)
-    table, sets = ResultTable(real), [image_set(30, seed=seed) for seed in (1, 2)]
-    for one in sets:
-        table.add("mean", one)
-    assert table.summary() == {"mean": summarise_seeds([compare(one, real) for one in sets])}
-    assert list(table.spectra) == ["held-out", "mean"] and table.spectra["mean"].count == 64
-    assert sets[0].spectrum.count == real.spectrum.count == 32  # unchanged
+def test_the_budget_adds_up_to_the_distance_of_the_draws():
+    values = {FLOOR: 5.0, "mean": 60.0, "denoised": 30.0, "reconstruction_mean": 40.0, "reconstruction_denoised": 16.0}
+    rows = {row: {"frechet": certain(value)} for row, value in values.items()}
+    parts = {row: {p: e.value for p, e in found.items()} for row, found in budget(rows, "frechet").items()}
+    assert parts == {
+        "mean": {"floor": 5, "decoder": 35, "prior": 20, "total": 60},
+        "denoised": {"floor": 5, "decoder": 11, "prior": 14, "total": 30},
+    }
+    plain = budget({FLOOR: rows[FLOOR], "generated": rows["mean"]}, "frechet")
+    assert {part: e.value for part, e in plain["generated"].items()} == {"floor": 5, "generator": 55, "total": 60}
+    lines = budget_lines(budget(rows, "frechet"), budget(rows, "frechet"))
+    assert [line.split()[-1] for line in lines[1:]] == ["5", "11", "14", "30"]
 
 
 def test_the_ladder_tells_a_right_prior_from_wrong_ones():
-    held_out = features(5001)
-    draws = {"standard": features(5000, shift=1.0, seed=1), "fitted": features(5000, seed=2)}
+    held_out = features(2000)
+    draws = {"standard": features(2000, shift=1.0, seed=1), "fitted": features(2000, seed=2)}
     found = prior_ladder(draws, held_out)
-    assert found["standard/frechet"] == pytest.approx(4, abs=0.3)
-    assert found["standard/ratio"] == pytest.approx(found["standard/frechet"] / found["halves/frechet"])
-    assert found["standard/ratio_equal_n"] > 100
-    assert found["fitted/frechet"] < 0.02 and 0.1 < found["fitted/ratio_equal_n"] < 4
+    assert list(found) == ["halves", "standard", "fitted"]
+    assert found["standard"]["frechet"].value == pytest.approx(4, abs=0.3)
+    assert found["standard"]["ratio"].value > 50 and 0.1 < found["fitted"]["ratio"].value < 4
+    assert "ratio" not in found["halves"]
+    lines = ladder_lines(found)
+    assert [line.split()[0] for line in lines] == ["prior,", "halves", "standard", "fitted"]
 
 
-def test_a_right_prior_is_on_average_at_one_half_and_at_one(monkeypatch):
-    monkeypatch.setattr(image_sets, "FRECHET_LEAST", 100)
-    found = [prior_ladder({"right": features(200, seed=2 * s)}, features(200, seed=2 * s + 1)) for s in range(60)]
-    average = {name: sum(f[name] for f in found) / len(found) for name in found[0]}
-    assert average["right/frechet"] / average["halves/frechet"] == pytest.approx(0.5, abs=0.1)
-    assert average["right/ratio_equal_n"] == pytest.approx(1, abs=0.3)  # a mean of ratios is above their ratio
+def test_a_right_prior_is_on_average_at_one():
+    found = [prior_ladder({"right": features(400, seed=2 * s)}, features(400, seed=2 * s + 1)) for s in range(20)]
+    right, halves = (sum(f[name]["frechet"].value for f in found) for name in ("right", "halves"))
+    assert right / halves == pytest.approx(1, abs=0.15)
 
 
-def test_the_ladder_of_few_images_has_only_its_ratio_at_equal_n():
-    for n, held_out in ((40, 3000), (3000, 40)):
-        found = prior_ladder({"fitted": features(n, seed=1)}, features(held_out))
-        assert found.keys() == {"halves/frechet", "fitted/ratio_equal_n"} and 0 < found["fitted/ratio_equal_n"] < 6
+def test_networks_that_order_two_rows_differently_are_reported():
+    def rows(one: float, other: float, width: float = 0.1) -> dict[str, dict[str, Estimate]]:
+        noisy = Estimate(torch.tensor([one, one - width, one + width], dtype=torch.float64))
+        return {"mean": {"frechet": noisy}, "sample": {"frechet": certain(other)}}
+
+    tables = {"lite0": rows(1.0, 5.0), "face": rows(5.0, 1.0)}
+    tables = {
+        net: {row: {"frechet": Estimate(e["frechet"].replicates[:3])} for row, e in t.items()}
+        for net, t in tables.items()
+    }
+    said = "mean is nearer to photographs than sample by lite0, and farther by face"
+    assert disagreements(tables) == [f"the verdict turns with the network: {said}"]
+    assert disagreements({"lite0": tables["lite0"], "other": tables["lite0"]}) == []
+    unsure = {row: {"frechet": Estimate(e["frechet"].replicates[:3])} for row, e in rows(5.0, 1.0, width=9.0).items()}
+    assert disagreements({"lite0": tables["lite0"], "face": unsure}) == []
 
 
-def result_table() -> ResultTable:
-    table = ResultTable(image_set(50))
-    for seed in (1, 2):
-        table.add("mean", image_set(40, shift=0.5, seed=seed))
-    table.add("train", image_set(40, seed=3))
-    return table
-
-
-def test_every_value_has_its_place_in_the_table():
-    rows, ladder = result_table().summary(), prior_ladder({"standard": features(40, seed=1)}, features(50))
-    assert rows["mean"]["kernel_std"] > 0
-    assert "standard/ratio_equal_n" in ladder and "kernel_std" not in rows["train"]
-    lines = table_lines(rows, ladder)
-    assert lines[0].split() == ["row", *METRICS]
-    cells = {line[:24].strip(): line[24:].split() for line in lines[1:]}
-    assert list(cells) == ["mean", "std over seeds", "train", "prior, its means", "halves", "standard"]
-    assert cells["mean"][0] == "-" and float(cells["mean"][1]) == pytest.approx(rows["mean"]["kernel"], rel=1e-3)
-    assert float(cells["standard"][2]) == pytest.approx(ladder["standard/ratio_equal_n"], rel=1e-3)
+def test_every_value_has_its_place_in_the_table_and_in_the_metrics():
+    real = features(40)
+    rows = {"mean": compare(features(40, 0.5, seed=1), real), FLOOR: compare(real, real)}
+    spectra = {row: compare_spectra(spectrum(40, seed=1), spectrum(40)) for row in rows}
+    lines = metric_lines(rows, spectra, {"mean": dict.fromkeys(METRICS, 0.25)})
+    assert lines[0].split()[:2] == ["row", "frechet"] and len(lines) == 4
+    assert lines[1].split()[0] == "mean" and lines[2].split()[:4] == ["std", "over", "seeds", "0.25"]
+    values = dict(values_of("net", rows))
+    assert len(values) == 2 * 3 * len(METRICS)
+    assert values["net/mean/kernel_low"] < values["net/mean/kernel"] < values["net/mean/kernel_high"]
 
 
 def test_the_figure_shows_the_spectra_as_they_are():
-    made = result_table()
-    left, right = figures.spectra(made.spectra).axes
+    made = {"mean": spectrum(20, seed=1), "train": spectrum(20, seed=2), FLOOR: spectrum(20)}
+    left, right = figures.spectra(made, FLOOR).axes
     drawn = {line.get_label(): line.get_ydata() for line in left.get_lines()}
-    assert list(drawn) == ["held-out", "mean", "train"]
-    np.testing.assert_allclose(drawn["mean"], made.spectra["mean"].power)
-    ratio = (made.spectra["mean"].power / made.spectra["held-out"].power).log2()
+    assert list(drawn) == [FLOOR, "mean", "train"]
+    np.testing.assert_allclose(drawn["mean"], made["mean"].power)
+    ratio = (made["mean"].power / made[FLOOR].power).log2()
     np.testing.assert_allclose(right.get_lines()[0].get_ydata(), ratio)
     assert (left.get_xscale(), left.get_yscale()) == ("log", "log")

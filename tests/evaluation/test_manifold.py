@@ -21,7 +21,7 @@ def naive_scores(drawn: Tensor, real: Tensor, k: int, wide: int) -> list[float]:
         reaches = [reach(centres, i, k) for i in range(len(centres))]
         return float(np.mean([any(np.linalg.norm(p - centres, axis=1) <= reaches) for p in points]))
 
-    inside = np.array([[np.linalg.norm(x - y) < reach(real, i, wide) for y in drawn] for i, x in enumerate(real)])
+    inside = np.array([[np.linalg.norm(x - y) <= reach(real, i, wide) for y in drawn] for i, x in enumerate(real)])
     density, coverage = inside.sum(0).mean() / wide, inside.any(1).mean()
     return [share(drawn, real), share(real, drawn), density, coverage]
 
@@ -41,6 +41,12 @@ def test_manifold_scores_equal_their_definition(chunk, k, wide):
 
 def test_manifold_scores_of_disjoint_sets_are_zero():
     assert scores(100 + normal(50, D), normal(60, D, seed=1)) == [0, 0, 0, 0]
+
+
+def test_ties_count_so_that_copies_are_covered():
+    copies = repeat(normal(10, D), "n d -> (n k) d", k=8)
+    precision, recall, density, coverage = scores(copies, copies)
+    assert (precision, recall, coverage) == (1, 1, 1) and density == pytest.approx(8 / 5)
 
 
 def test_manifold_scores_of_one_distribution_are_as_documented():

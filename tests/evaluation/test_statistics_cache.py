@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation.distances import FeatureMoments
 from models.evaluation.spectrum import PowerSpectrum
 from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
 from tests.evaluation.test_features import random_images
@@ -31,7 +30,7 @@ def some_features() -> Tensor:
 
 @pytest.fixture
 def moments() -> Counted:
-    return Counted(lambda: vars(FeatureMoments.of(some_features())))
+    return Counted(lambda: {"mean": some_features().mean(0), "scatter": some_features().T @ some_features()})
 
 
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -45,14 +44,13 @@ def test_statistics_come_back_and_are_computed_once(tmp_path, moments, capsys):
     kept = cached_statistics(tmp_path / "new", KEY, moments)
     assert moments.times == 1 and capsys.readouterr().out == ""
     assert_equal(kept, computed)
-    assert (FeatureMoments(**kept) + FeatureMoments.of(some_features())).count == 100
     assert [path.name for path in (tmp_path / "new").iterdir()] == [KEY.filename]  # nothing half written
 
 
 def test_features_and_spectra_are_kept_as_well(tmp_path):
     for name, compute in {
         "features": lambda: {"features": some_features()},
-        "spectrum": lambda: vars(PowerSpectrum.of(random_images(3))),
+        "spectrum": lambda: {"powers": PowerSpectrum.of(random_images(3)).powers},
     }.items():
         key = StatisticsKey("faces", "train", "none", 32, "pixels", name)
         assert_equal(cached_statistics(tmp_path, key, compute), compute())

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import train
 from data.datamodule import Portraits
-from models.evaluation import comparison, image_sets
+from models.evaluation import comparison
 from models.evaluation.distances import kernel_distance
+from models.evaluation.feature_collector import chosen_numbers
 from models.evaluation.features import FeatureNet
 from models.evaluation.image_sets import METRICS
 from models.evaluation.report import Findings, Subject
@@ -26,9 +27,11 @@ from models.training import evaluator
 from models.training.values import FinalValues
 from tests import tiny
 
-N, SEEDS, HELD_OUT = 25, 2, 21
-ROWS = {"vae": ["mean", "sample", "reconstruction", "train"]}
-ROWS["gan"] = ["mean", "sample", "denoised", "reconstruction", "reconstruction_denoised", "train"]
+N, SEEDS, HELD_OUT = 9, 2, 19
+DRAWN = {"vae": ["mean", "sample"], "gan": ["mean", "sample", "denoised"]}
+ROWS = {
+    stage: [*rows, *(f"reconstruction_{row}" for row in rows), "photographs", "train"] for stage, rows in DRAWN.items()
+}
 
 
 class Patches(FeatureNet):
@@ -60,7 +63,7 @@ def root(trained, tmp_path_factory):
 
 
 def evaluated(root: Path, stage: str, *options: str, n: int = N) -> Path:
-    """Run `test` with an odd number of held-out images and of draws."""
+    """Run `test` with an odd number of held-out images and of draws in each half."""
     settings = {"n": n, "seeds": SEEDS, "cache": root / "statistics", "batch_size": 8}
     arguments = [f"--evaluation.{name}={value}" for name, value in settings.items()]
     return tiny.run(root, stage, f"--data.valid_count={HELD_OUT}", *arguments, *options, subcommand="test")
@@ -73,33 +76,42 @@ def metrics(folder: Path) -> dict[str, float | str]:
 # --- files of a test
 
 
-def test_a_plain_gan_has_one_row_and_no_ladder(root, net):
+def test_a_plain_gan_has_one_row_of_draws_and_no_ladder(root, net):
     tiny.run(root, "plain_gan", f"--model.budget={tiny.BATCH}", "--runs", str(root / "plain"))
     folder = evaluated(root, "plain_gan", "--runs", str(root / "plain"))
     found = metrics(root / "plain/plain_gan")
-    assert {name.split("/")[1] for name in found if name.endswith("/kernel")} == {"generated", "train"}
-    assert not any(name.startswith("test/prior") for name in found) and folder.name == "plain_gan"
+    rows = {name.split("/")[2] for name in found if name.endswith("/kernel")}
+    assert rows == {"generated", "photographs", "train"}
+    assert "test/patches/budget/generated/generator" in found
+    assert not any("/prior/" in name for name in found) and folder.name == "plain_gan"
 
 
 @pytest.mark.parametrize("stage", ["vae", "gan"])
-def test_a_test_writes_rows_a_ladder_and_pictures(root, net, capsys, stage):
+def test_a_test_writes_rows_a_budget_a_ladder_and_pictures(root, net, capsys, stage):
     folder = evaluated(root, stage)
     values, table = metrics(folder), (folder / "table.txt").read_text()
-    spread = {f"test/{row}/{name}" for row in ROWS[stage][: 2 + (stage == "gan")] for name in METRICS[1:]}
-    assert {f"{path}_std" for path in spread} == {path for path in values if path.endswith("_std")}
-    assert {f"test/{row}/{name}" for row in ROWS[stage] for name in METRICS[1:]} <= values.keys()
-    assert {f"test/prior/{name}/ratio_equal_n" for name in ("standard", "fitted")} <= values.keys()
-    about = {"n": N, "seeds": SEEDS, "held_out": HELD_OUT, "train": N, "net": "patches", "crop": "none", "size": 32}
+    spread = {f"test/patches/{row}/{name}_std" for row in DRAWN[stage] for name in METRICS}
+    assert spread == {path for path in values if path.endswith("_std") and "/patches/" in path}
+    ends = ("", "_low", "_high")
+    assert {
+        f"test/patches/{row}/{name}{end}" for row in ROWS[stage] for name in METRICS for end in ends
+    } <= values.keys()
+    assert {f"test/spectrum/{row}/{name}" for row in ROWS[stage] for name in ("gap", "error")} <= values.keys()
+    assert {f"test/patches/prior/{name}/ratio" for name in ("standard", "fitted")} <= values.keys()
+    for row in DRAWN[stage]:
+        parts = [values[f"test/patches/budget/{row}/{part}"] for part in ("floor", "decoder", "prior")]
+        assert sum(parts) == pytest.approx(values[f"test/patches/{row}/frechet"], rel=1e-9)
+    about = {"n": N, "seeds": SEEDS, "nets": "patches", "crop": "none", "size": 32}
     assert {name: values[f"test/about/{name}"] for name in about} == about
-    head = f"drawn images: {N} of each of {SEEDS} seeds beside {HELD_OUT} held-out images; features of patches"
-    assert f"{head}; crop none, 32 pixels" in table
+    assert f"{N} images on each side, {SEEDS} seeds of draws" in table and "crop none, 32 pixels" in table
     said = capsys.readouterr().out
-    assert table.strip() in said and "no Frechet distance (FID) of 25 draws and 21 held-out images" in table
+    assert table.strip() in said and "n 9: a Frechet distance is mostly bias" in table
+    assert "18 of 19 held-out images, chosen with seed 0" in table
     assert f"test/{'distortion' if stage == 'vae' else 'margin'}" in table  # the module's own terms
     lines = [line.split()[0] for line in table.splitlines() if line.strip()]
     places = [lines.index(row) for row in ROWS[stage]]
     assert places == sorted(places)
-    for doing in ("draws of seed 1", "comparing draws of seed 1", "reconstructions", "standard prior"):
+    for doing in ("draws of seed 1", "comparing by patches", "reconstructions", "standard prior"):
         assert f"evaluation: {doing}" in said
     with Image.open(folder / "spectra.png") as spectra, Image.open(folder / "neighbours.png") as neighbours:
         assert spectra.size[0] > 500 and neighbours.size[0] > 16 * 96 and neighbours.size[1] > 4 * 96
@@ -110,35 +122,32 @@ def test_the_rows_measure_the_images_that_the_checkpoint_draws(root, net):
     values, pipeline = metrics(folder), load_pipeline(folder / "last.ckpt")[1]
     data = Portraits(valid_count=HELD_OUT, size=32, cache=str(root / "cache"))
     data.setup("test")
-    real = data.datasets["test"].__getitems__(range(HELD_OUT))["image"]
+    chosen = chosen_numbers(HELD_OUT, 2 * N)
+    real = data.datasets["test"].__getitems__(chosen)["image"]
+
+    def crossed(images: Tensor) -> tuple[float, float]:
+        """Return kernel distance and spectrum gap, each half of the images against the other half of `real`."""
+        halves = [(images[half::2], real[1 - half :: 2]) for half in (0, 1)]
+        kernels = [kernel_distance(net(one), net(other)).item() for one, other in halves]
+        gaps = [spectrum_gap(PowerSpectrum.of(one), PowerSpectrum.of(other)).item() for one, other in halves]
+        return np.mean(kernels), np.mean(gaps)
+
     for row in ("mean", "sample", "denoised"):
-        drawn = [pipeline.draw(seed, range(N))[row] for seed in range(SEEDS)]
-        kernels = [kernel_distance(net(images), net(real), subset_size=HELD_OUT).mean.item() for images in drawn]
-        gaps = [spectrum_gap(PowerSpectrum.of(images), PowerSpectrum.of(real)).item() for images in drawn]
-        for name, found in (("kernel", kernels), ("spectrum_gap", gaps)):
-            assert values[f"test/{row}/{name}"] == pytest.approx(np.mean(found), rel=1e-4)
-            assert values[f"test/{row}/{name}_std"] == pytest.approx(np.std(found, ddof=1), rel=1e-2, abs=1e-9)
-    x = real.float() / 255
-    mean = pipeline.reconstruct(0, range(HELD_OUT), x)["mean"]
-    assert values["test/reconstruction/kernel"] == pytest.approx(
-        kernel_distance(net(mean), net(real), subset_size=HELD_OUT).mean.item(), rel=1e-4
-    )
+        found = [crossed(pipeline.draw(seed, range(2 * N))[row]) for seed in range(SEEDS)]
+        kernels, gaps = zip(*found, strict=True)
+        assert values[f"test/patches/{row}/kernel"] == pytest.approx(np.mean(kernels), rel=1e-4)
+        assert values[f"test/patches/{row}/kernel_std"] == pytest.approx(np.std(kernels, ddof=1), rel=1e-2, abs=1e-9)
+        assert values[f"test/spectrum/{row}/gap"] == pytest.approx(np.mean(gaps), rel=1e-4)
+    mean = pipeline.reconstruct(0, chosen, real.float() / 255)["mean"]
+    assert values["test/patches/reconstruction_mean/kernel"] == pytest.approx(crossed(mean)[0], rel=1e-4)
 
 
-def test_enough_images_have_frechet_distances_and_ratios(root, net, monkeypatch):
-    monkeypatch.setattr(image_sets, "FRECHET_LEAST", 20)
-    monkeypatch.setattr(comparison, "FRECHET_LEAST", 20)
-    folder = evaluated(root, "vae")
-    values = metrics(folder)
-    assert all(values[f"test/{row}/frechet"] > 0 for row in ROWS["vae"]) and values["test/mean/frechet_std"] > 0
-    assert values["test/mean/frechet"] > values["test/train/frechet"]  # it has seen 96 images
-    ratio = values["test/prior/standard/frechet"] / values["test/prior/halves/frechet"]
-    assert values["test/prior/standard/ratio"] == pytest.approx(ratio)
-    assert "no Frechet distance" not in (folder / "table.txt").read_text()
-    monkeypatch.undo()
-    monkeypatch.setattr(evaluator, "feature_net", lambda *_: net)
-    evaluated(root, "vae")
-    assert not any("frechet" in name for name in metrics(folder) if "halves" not in name)  # nothing is left of before
+def test_n_is_by_default_half_of_the_held_out_images(root, net):
+    folder = tiny.run(
+        root, "vae", "--data.valid_count=17", f"--evaluation.cache={root}/half", "--name=half",
+        f"--ckpt_path={root}/runs/vae/last.ckpt", subcommand="test",
+    ).with_name("half")  # fmt: skip
+    assert metrics(folder)["test/about/n"] == 8
 
 
 def test_nearest_neighbours_are_training_images_and_the_nearest(root, net):
@@ -150,8 +159,8 @@ def test_nearest_neighbours_are_training_images_and_the_nearest(root, net):
     pipeline = load_pipeline(root / "runs/gan/last.ckpt")[1]
     subject = SimpleNamespace(data=data, pipeline=pipeline)
     bank = net(images)
-    first = {"mean": bank[:0], "denoised": bank[[4, 9]] + 1e-4}  # as if two training images had been drawn
-    found = comparison.nearest_training_images(subject, first, bank, chosen)
+    drawn = bank[[4, 9]] + 1e-4  # as if two training images had been drawn
+    found = comparison.nearest_training_images(subject, "denoised", drawn, bank, chosen)
     assert list(found) == ["denoised", "nearest", "2nd nearest", "3rd nearest"]
     assert found["nearest"].equal(images[[4, 9]])
     assert found["denoised"].equal(pipeline.draw(0, range(2))["denoised"])
@@ -184,11 +193,11 @@ def test_statistics_of_real_images_are_kept_under_all_that_they_depend_on(root, 
         evaluated(root, "vae", f"--evaluation.cache={tmp_path / 'new'}", *options, n=n)
         return net.seen
 
-    drawn = (2 * SEEDS + 1) * N + HELD_OUT  # mean and sample of two seeds, the standard prior, reconstructions
-    assert seen() == drawn + HELD_OUT + N
+    drawn = (2 * SEEDS + 1 + 2) * 2 * N  # mean and sample of two seeds, the standard prior, reconstructions
+    assert seen() == drawn + 4 * N
     assert seen() == drawn
-    assert seen(f"--data.valid_count={HELD_OUT + 1}") == drawn + 1 + HELD_OUT + 1  # other held-out images
-    assert seen("--data.count=63", n=N + 5) == drawn + (2 * SEEDS + 1) * 5 + N + 5  # other training images
+    assert seen(f"--data.valid_count={HELD_OUT + 1}") == drawn + 2 * N  # other held-out images
+    assert seen("--data.count=63") == drawn + 2 * N  # other training images
 
 
 # --- several processes
@@ -215,7 +224,9 @@ def test_two_processes_find_what_one_does(root, net, stage, tmp_path):
 def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, net, tmp_path, capsys):
     rng = np.random.default_rng(0)
     masks = np.repeat(np.array([[1] * 16 + [13] * 16], np.uint8), 32, 0)
-    np.savez(tmp_path / "f.npz", images=rng.integers(0, 256, (7, 32, 32, 3), np.uint8), masks=np.tile(masks, (7, 1, 1)))
+    np.savez(
+        tmp_path / "f.npz", images=rng.integers(0, 256, (16, 32, 32, 3), np.uint8), masks=np.tile(masks, (16, 1, 1))
+    )
     shutil.copytree(root / "runs/vae", tmp_path / "runs/vae")
     (tmp_path / "runs/vae/neighbours.png").unlink(missing_ok=True)
     options = ["--data", "data.datamodule.MaskedImages", "--data.root", str(tmp_path / "f.npz")]
@@ -224,14 +235,15 @@ def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, n
     table = (tmp_path / "runs/vae/table.txt").read_text()
     assert "no row train and no nearest neighbours: masked images" in table and "hair" in table
     values = metrics(tmp_path / "runs/vae")
-    assert values["test/mean/kernel"] > 0 and not any(name.startswith("test/train/") for name in values)
+    assert values["test/patches/mean/kernel"] > 0 and not any("/train/" in name for name in values)
     assert not (tmp_path / "runs/vae/neighbours.png").exists()
 
 
 REFUSED = {
-    "few draws": (["--evaluation.n=5"], "n (5) must be at least 6"),
+    "few images": (["--evaluation.n=7"], "n (7) must be at least 8"),
+    "less than no sheet": (["--evaluation.sheet=-1"], "sheet (-1)"),
     "no seeds": (["--evaluation.seeds=0"], "seeds (0)"),
-    "few held-out images": (["--data.valid_count=5"], "5 held-out images and n 25"),
+    "few held-out images": (["--data.valid_count=17"], "17 held-out images are too few for n 9"),
     "no weights": (
         ["--evaluation.net=inception", "--evaluation.weights=absent.pth"],
         "inception: no weights absent.pth",
@@ -256,7 +268,7 @@ def test_a_refusal_is_one_line_before_anything_is_measured(root, capsys, monkeyp
 def test_evaluation_can_be_left_out(root, net):
     folder = evaluated(root, "vae", "--evaluation.off=true", "--name=off", f"--ckpt_path={root}/runs/vae/last.ckpt")
     values = metrics(folder.with_name("off"))
-    assert net.seen == 0 and "test/distortion" in values and "test/mean/kernel" not in values
+    assert net.seen == 0 and "test/distortion" in values and "test/patches/mean/kernel" not in values
 
 
 def test_another_evaluator_is_an_entry_in_the_list(root, monkeypatch):
@@ -285,5 +297,5 @@ def test_every_option_is_explained_by_the_help_of_test_alone(capsys):
         with pytest.raises(SystemExit):
             train.main([subcommand, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
-        assert ("--evaluation.seeds SEEDS how often they are drawn" in shown) == there
+        assert ("--evaluation.seeds SEEDS how often images are drawn" in shown) == there
         assert ("--evaluation.off" in shown) == there

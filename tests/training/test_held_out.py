@@ -21,7 +21,7 @@ DIAGNOSTICS = {"rmse", "active_units", "prior_gap", "marginal_variance", "margin
 DIAGNOSTICS |= {f"coverage_{share}" for share in (50, 90, 99)} | {f"{k}/{r}" for k in ("std", "rmse") for r in REGIONS}
 HELD_OUT = {
     "vae": TERMS["vae"] | DIAGNOSTICS | {"rate_fitted"},
-    "gan": {"margin", "standardised_error", "standardised_error_of_data"}
+    "gan": {"margin", "margin_train", "standardised_error", "standardised_error_of_data"}
     | {f"{name}{of}" for name in ("variance_ratio", "shift") for of in ("", *(f"/{region}" for region in REGIONS))},
 }
 
@@ -75,3 +75,21 @@ def test_the_variance_ratio_is_there_from_the_first_validation(trained):
     first = First()
     fit(gan(trained, budget=4 * STEP, validate_every=STEP), portraits(trained), first)
     assert first.values["val/variance_ratio"] >= 0 and first.values["train/variance_ratio"] >= 0
+
+
+def test_the_margins_of_training_and_held_out_images_are_one_quantity(trained):
+    """Of the same images they are the same number, and it is that of dequantised images and of G itself."""
+    data = portraits(trained)
+    data.setup("fit")
+    data.datasets["train"] = data.datasets["valid"]
+    data.setup = lambda stage: None
+    module = fit(gan(trained, budget=4 * STEP), data)
+    found = module.trainer.callback_metrics
+    torch.testing.assert_close(found["val/margin"], found["val/margin_train"], rtol=1e-5, atol=1e-7)
+    batch = {"image": torch.from_numpy(data.datasets["valid"].arrays["image"].copy()).permute(0, 3, 1, 2)}
+    scene = module.held_out_scene(batch | {"index": torch.arange(20)})
+    levels = (scene.real * scene.p.std + scene.p.mean) * 255
+    assert (levels - batch["image"]).abs().max() < 0.51 and (levels - batch["image"]).abs().mean() > 0.2
+    with torch.no_grad():
+        margin = module.margins(scene)["margin"].mean()
+    torch.testing.assert_close(found["val/margin"], margin, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,163 @@
+"""A sheet of faces without labels, to count broken ones by eye: features of networks miss what a person sees at once.
+
+A test writes sheet_1.png, sheet_2.png, ... with numbered faces in random order, and sheet_key.csv. A rater who has not
+seen the key writes the numbers of the broken faces into a text file. Then
+
+    python -m models.evaluation.face_sheet RUN/sheet_key.csv RATER.txt [RATER.txt ...]
+
+prints the share of broken ones among draws, reconstructions and photographs, with 95 % intervals.
+"""
+
+import csv
+import io
+import re
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
+from torch import Tensor
+
+from models.core.command_line import fail_if_known
+from models.core.errors import InputError
+from models.core.randomness import generator
+from models.evaluation.feature_collector import chosen_numbers
+from models.evaluation.report import Findings, Subject
+from models.inference.pictures import GAP, INK, PAPER, to_uint8
+
+SCORE = "python -m models.evaluation.face_sheet"
+COLUMNS, LINES, TILE = 8, 8, 128  # faces on a page, and the least side of one in pixels
+SHEET_SEED = 1  # of the draws and of the order; seed 0 is on every other picture
+
+
+class FaceSheet:
+    """Evaluator: a sheet of `subject.sheet` draws, half as many reconstructions and as many photographs.
+
+    With fewer held-out images than draws there are as many draws as those. The draws are denoised after stage 2 and
+    means before it. The photographs are not those that were reconstructed.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def applies(subject: Subject) -> bool:
+        return subject.sheet > 0
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+
+    def measure(self) -> Findings | None:
+        """Return the pages and the key, on the first process."""
+        if self.subject.rank:
+            return None
+        faces = self.faces()
+        kinds = [kind for kind, images in faces.items() for _ in images]
+        order = torch.randperm(len(kinds), generator=generator(SHEET_SEED))
+        tiles = torch.cat([images.cpu() for images in faces.values()])[order]
+        key = io.StringIO()
+        writer = csv.writer(key, lineterminator="\n")
+        writer.writerows([("number", "kind"), *((number, kinds[i]) for number, i in enumerate(order.tolist(), 1))])
+        page = COLUMNS * LINES
+        pages = {f"sheet_{i // page + 1}": numbered(tiles[i : i + page], i + 1) for i in range(0, len(tiles), page)}
+        names = ", ".join(f"{name}.png" for name in pages)
+        line = (
+            f"sheet: {len(kinds)} faces to score by eye on {names}; write the numbers of broken ones to RATER.txt, "
+            f"then {SCORE} RUN/sheet_key.csv RATER.txt"
+        )
+        return Findings({}, [line], {**pages, "sheet_key": key.getvalue()})
+
+    def faces(self) -> dict[str, Tensor]:
+        """Return images (B, 3, H, W) in [0, 1] by kind."""
+        subject, pipeline = self.subject, self.subject.pipeline
+        row = "denoised" if "denoised" in pipeline.rows else pipeline.rows[0]
+        numbers = chosen_numbers(subject.data.describe()["images"]["test"], subject.sheet)
+        found = {"draws": pipeline.draw(SHEET_SEED, range(len(numbers)))[row]}
+        if pipeline.vae is not None:
+            x = self.photographs(numbers[::2])
+            found["reconstructions"] = pipeline.reconstruct(SHEET_SEED, numbers[::2], x)[row]
+        return found | {"photographs": self.photographs(numbers[1::2])}
+
+    def photographs(self, numbers: list[int]) -> Tensor:
+        """Return held-out images (B, 3, H, W) in [0, 1] by number."""
+        loader = self.subject.data.numbered_dataloader("test", numbers)
+        return torch.cat([self.subject.photographs(batch) for batch in loader])
+
+
+def numbered(images: Tensor, first: int) -> Image.Image:
+    """Draw a page of images (B, 3, H, W), numbered from `first`; small ones are enlarged by a whole factor."""
+    pictures = to_uint8(images)
+    side = pictures.shape[1] * -(-TILE // pictures.shape[1])
+    font = ImageFont.load_default(18)
+    step = side + GAP, side + GAP + 24
+    page = Image.new("RGB", (COLUMNS * step[0], -(-len(pictures) // COLUMNS) * step[1]), PAPER)
+    draw = ImageDraw.Draw(page)
+    for i, picture in enumerate(pictures):
+        left, top = i % COLUMNS * step[0], i // COLUMNS * step[1]
+        page.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST), (left, top + 24))
+        draw.text((left + side // 2, top + 22), str(first + i), INK, font, anchor="mb")
+    return page
+
+
+# The scores.
+
+
+def read_key(path: Path) -> dict[int, str]:
+    """Return the kind of each face by its number.
+
+    Raises:
+        InputError: no such file, or no key of a sheet.
+    """
+    try:
+        return {int(row["number"]): row["kind"] for row in csv.DictReader(path.read_text().splitlines())}
+    except (KeyError, ValueError, TypeError):
+        raise InputError(f"{path}: is no key of a sheet; give the sheet_key.csv that `train.py test` wrote") from None
+
+
+def read_scores(path: Path, faces: int) -> set[int]:
+    """Return the numbers of broken faces in a text file: numbers with anything between them, comments after `#`.
+
+    Raises:
+        InputError: a number that is not on the sheet.
+    """
+    text = "\n".join(line.partition("#")[0] for line in path.read_text().splitlines())
+    broken = {int(number) for number in re.findall(r"\d+", text)}
+    if strange := sorted(broken - set(range(1, faces + 1))):
+        raise InputError(f"{path}: the sheet has no face {strange[0]}; its numbers are 1 to {faces}")
+    return broken
+
+
+def score_lines(key: dict[int, str], raters: dict[str, set[int]]) -> list[str]:
+    """Return a table of the shares of broken faces by kind, with Wilson's 95 % intervals, a column for each rater."""
+    lines = ["".join(f"{cell:>30}" for cell in ("broken, % (95 % interval)", *raters))]
+    for kind in dict.fromkeys(key[number] for number in sorted(key)):
+        numbers = {number for number, name in key.items() if name == kind}
+        cells = []
+        for broken in raters.values():
+            found = binomtest(len(broken & numbers), len(numbers)).proportion_ci(method="wilson")
+            share = len(broken & numbers) / len(numbers)
+            cells.append(f"{100 * share:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})")
+        lines.append("".join(f"{cell:>30}" for cell in (f"{len(numbers)} {kind}", *cells)))
+    names = list(raters)
+    for first, second in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
+        pair = ([number in raters[name] for number in sorted(key)] for name in (first, second))
+        lines.append(f"agreement of {first} and {second}: Cohen's kappa {cohen_kappa_score(*pair):.2f}")
+    return lines
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table of a key and the files of its raters."""
+    try:
+        if len(arguments) < 2:
+            raise InputError(f"usage: {SCORE} RUN/sheet_key.csv RATER.txt [RATER.txt ...]")
+        key = read_key(Path(arguments[0]))
+        raters = {Path(path).stem: read_scores(Path(path), len(key)) for path in arguments[1:]}
+        print("\n".join(score_lines(key, raters)))
+    except (InputError, OSError) as error:
+        fail_if_known(error, (InputError,))
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,61 @@
+"""Tables of estimates as lines of text, and their values by path."""
+
+from collections.abc import Iterator
+
+from models.evaluation.estimates import Estimate
+from models.evaluation.image_sets import METRICS, SPECTRUM_METRICS
+
+Table = dict[str, dict[str, Estimate]]
+"""Estimates by row and metric."""
+
+PARTS = {
+    "floor": "photographs (the floor)",
+    "decoder": "decoder and denoiser add",
+    "prior": "the prior adds",
+    "generator": "the generator adds",
+    "total": "draws",
+}
+HEADS = {"frechet_infinity": "at infinite n"}
+
+
+def metric_lines(rows: Table, spectra: Table, spread: dict[str, dict[str, float]]) -> list[str]:
+    """Return a table of rows x METRICS and the spectrum's; the std over seeds, if there are several, below a row.
+
+    Args:
+        rows: estimates by one network.
+        spectra: the spectrum's.
+        spread: std over seeds, by row and metric.
+    """
+    of_spectrum = [f"spectrum {name}" for name in SPECTRUM_METRICS]
+    lines = [_line("row", [HEADS.get(name, name) for name in METRICS] + of_spectrum)]
+    for row, found in rows.items():
+        lines.append(_line(row, [str(found[name]) for name in METRICS] + [str(e) for e in spectra[row].values()]))
+        if row in spread:
+            lines.append(_line("std over seeds", [f"{spread[row][name]:.2g}" for name in METRICS]))
+    return lines
+
+
+def budget_lines(parts: Table, infinite: Table) -> list[str]:
+    """Return the budget of the Frechet distance, at n images and at infinitely many: a column for each row of draws."""
+    lines = [_line("budget of the distance", [cell for row in parts for cell in (row, "at infinite n")])]
+    for part in next(iter(parts.values())):
+        cells = [str(table[row][part]) for row in parts for table in (parts, infinite)]
+        lines.append(_line(PARTS[part], cells))
+    return lines
+
+
+def ladder_lines(ladder: Table) -> list[str]:
+    """Return the priors by the distance of their mean images to those of reconstructions."""
+    lines = [_line("prior, its means", ["frechet", "ratio"])]
+    return lines + [_line(prior, [str(estimate) for estimate in found.values()]) for prior, found in ladder.items()]
+
+
+def values_of(prefix: str, table: Table) -> Iterator[tuple[str, float]]:
+    """Yield PREFIX/ROW/METRIC with its value, and its 95 % interval as METRIC_low and METRIC_high."""
+    for row, found in table.items():
+        for name, estimate in found.items():
+            yield from ((f"{prefix}/{row}/{key}", value) for key, value in estimate.values(name).items())
+
+
+def _line(head: str, cells: list[str]) -> str:
+    return f"{head:>24}" + "".join(f"{cell:>15}" for cell in cells)

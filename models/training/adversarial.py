@@ -1,0 +1,153 @@
+"""The base of the GANs: a step of D and one of G on the same scenes, and the margin between photographs and draws."""
+
+from abc import abstractmethod
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.special import ndtr
+
+from models.core.gaussian import Gaussian
+from models.core.randomness import Noise
+from models.gan.augment import offsets, translated
+from models.gan.discriminator import Discriminator
+from models.gan.objective import (
+    SPREAD_DRAWS,
+    AdversarialLoss,
+    Critic,
+    Scene,
+    discriminator_objective,
+    generator_objective,
+    spread_terms,
+)
+from models.inference.checkpoint import Card
+from models.inference.pipeline import DEQUANTISING_STREAM
+from models.training.contradictions import refuse_adversary
+from models.training.image_module import Batch, ImageModule
+from models.training.schedule import Schedule
+from models.training.update import MovingAverage, Update, adam
+from models.vae.likelihood import dequantised
+
+MARGIN_IMAGES = 512
+"""Training images whose margin is measured at every validation."""
+
+
+class AdversarialModule(ImageModule):
+    """A generator G, whose moving average is what counts, against a discriminator D.
+
+    A recipe makes both networks and the average, and says in `scenes` what they see. Arguments are those of GANModule;
+    with spread_every 0 there is no spread term.
+    """
+
+    discriminator: Discriminator | None
+    ema: MovingAverage
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        loss: AdversarialLoss | Literal["l2"],
+        penalty_weight: float,
+        penalty_every: int,
+        translate: float,
+        ema_images: int,
+        spread_weight: float = 0.0,
+        spread_every: int = 0,
+    ) -> None:
+        super().__init__(schedule)
+        refuse_adversary(penalty_weight, penalty_every, translate, ema_images)
+        self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
+        self.translate, self.ema_images = translate, ema_images
+        self.spread_weight, self.spread_every = spread_weight, spread_every
+
+    @property
+    @abstractmethod
+    def player(self) -> nn.Module:
+        """The network that plays G."""
+
+    @abstractmethod
+    def scenes(self, batch: Batch, draws: int) -> list[Scene]:
+        """Return photographs, p(x|z) and so many draws from it: one scene, or one for each `data.micro_batch_size`."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take one step of D, then one of G against it, on the same photographs and draws."""
+        number = self.images_seen // self.global_batch(batch)
+        penalty = 0 if number % self.penalty_every else self.penalty_weight * self.penalty_every
+        spread = self.spread_due(number)
+        scenes = self.scenes(batch, SPREAD_DRAWS if spread else 1)  # photographs, p(x|z), draws from it
+        if len(scenes) == 1:  # the images are made once, with a graph for both steps; of several pieces for each step
+            images = scenes[0].generate()  # (K, B, 3, H, W)
+            scenes = [replace(scenes[0], generate=lambda: images)]
+        d, g = (Update(self, optimizer) for optimizer in self.optimizers())
+
+        for scene in d.over(scenes):  # D: residuals of photographs against those of G
+            with torch.no_grad():
+                fake = scene.residual(scene.generate()[0])
+            d.backward(*discriminator_objective(scene.critic, self.loss, scene.real, fake, scene.p, penalty))
+        d.step()
+
+        for scene in g.over(scenes):  # G: against D as it now is, and Var_eps[G] against sigma^2
+            images = scene.generate()
+            fake = scene.residual(images[0])
+            loss, terms = generator_objective(scene.critic, self.loss, scene.real, fake, scene.p)
+            if spread:
+                terms |= spread_terms(images, scene.p.std)
+                loss = loss + self.spread_weight * self.spread_every * terms["spread"].mean()
+            g.backward(loss, terms)
+        g.step(unless=d.skipped)  # G would learn from logits that were not finite
+
+        self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
+        self.count_images(batch, g.skipped)
+        self.log_terms("train", d.terms | g.terms)
+
+    def spread_due(self, number: int) -> bool:
+        """Return whether step `number` has the spread term."""
+        return self.spread_every > 0 and number % self.spread_every == 0
+
+    def critic(self, noise: Noise, images: int, side: int) -> Critic:
+        """Return D, or D behind a shift of residual and condition alike, by noise, for a batch of images."""
+        most = int(self.translate * side)
+        if not most:
+            return self.discriminator
+        moved = partial(translated, offsets=offsets(noise.uniform(images, 2), most), most=most)
+        return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))
+
+    @abstractmethod
+    def held_out_scene(self, batch: Batch) -> Scene:
+        """Return a scene as in training, but with noise that depends on an image's number alone, and D itself."""
+
+    def dequantised_residual(self, x: Tensor, p: Gaussian, batch: Batch) -> Tensor:
+        """Return residuals of images (B, 3, H, W) with the noise of their numbers: D sees no 8-bit grid."""
+        return (dequantised(x, ndtr(self.held_out_noise(batch, DEQUANTISING_STREAM, x.shape[1:]))) - p.mean) / p.std
+
+    def margins(self, scene: Scene) -> dict[str, Tensor]:
+        """Return `margin`, D(photograph) - D(draw of G itself, not of its average), (B,); nothing without a D."""
+        if self.discriminator is None:
+            return {}
+        fake = scene.residual(scene.generate()[0])
+        return {"margin": scene.critic(scene.real, scene.p) - scene.critic(fake, scene.p)}
+
+    def epoch_metrics(self, stage: str) -> dict[str, Tensor]:
+        """Return in `fit` `margin_train`, the margin of MARGIN_IMAGES training images, by the weights of this moment.
+
+        Far above `margin`, that of held-out images by the same weights, it says that D memorises the photographs.
+        """
+        if self.discriminator is None or self.trainer.state.fn != "fit":  # an export's; no training images
+            return {}
+        data = self.trainer.datamodule
+        numbers = range(min(MARGIN_IMAGES, len(data.datasets["train"])))
+        found = []
+        for batch in data.numbered_dataloader("train", numbers):
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            with self.trainer.precision_plugin.forward_context():
+                found.append(self.margins(self.held_out_scene(batch))["margin"].float())
+        return {"margin_train": torch.cat(found).mean()}
+
+    def load_export(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        super().load_export(card, state, path)
+        self.discriminator = None  # an export has none, and a new one's margin would say nothing
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        rate = self.schedule.learning_rate
+        return [adam(network, rate, betas=(0.0, 0.99)) for network in (self.discriminator, self.player)]
