@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.decode import ENLARGED
-from data.files import printable, say, shown
+from data.files import printable, say, shown, sync
 from models.core.errors import InputError
 from models.core.files import locked
 
@@ -115,7 +115,7 @@ def _build(folder: Path, source: Source, split: str, size: int, fingerprint: str
         about |= {"format": FORMAT, "fingerprint": fingerprint}
         with open(partial / "cache.json", "w") as file:
             json.dump(about, file)
-            _sync(file)
+            sync(file)
         if folder.exists():
             folder.rename(old)  # a folder that is not empty cannot be renamed over
         partial.rename(folder)
@@ -192,14 +192,8 @@ class _NpyWriter:
         with self.file:
             self.file.seek(0)
             self._write_header()  # numpy pads it, so that any length fits into the same 128 bytes
-            _sync(self.file)
+            sync(self.file)
 
     def _write_header(self) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
-
-
-def _sync(file) -> None:
-    """Put the file on disk, so that even after a power cut no rename precedes the contents."""
-    file.flush()
-    os.fsync(file.fileno())

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from models.core.errors import InputError
 
@@ -76,3 +77,9 @@ def slug(name: str) -> str:
 def unit_hash(content: bytes) -> float:
     """Hash bytes to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64
+
+
+def sync(file: IO) -> None:
+    """Put the file on disk, so that even after a power cut no rename precedes the contents."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from data.files import read_file, shown, unit_hash
+from data.files import read_file, shown, sync, unit_hash
 from models.core.errors import InputError
 
 CHOOSE = 0.3  # of the held-out images
@@ -47,7 +47,9 @@ def remembered(path: Path | None, fingerprint: str, compute: Callable[[], list[b
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(about))
+            with open(partial, "w") as file:
+                json.dump(about, file)
+                sync(file)
             partial.replace(path)
         except OSError:  # no space or no permission: computed anew next time
             partial.unlink(missing_ok=True) if path.parent.is_dir() else None
