@@ -21,7 +21,7 @@ from models.training.evaluator import Evaluator
 from models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
 from models.training.recipe import Recipe
 from models.training.report import Pictures
-from models.training.run_folder import as_template, checkpoint_of, claimed, is_own, run_folder, starts_the_job
+from models.training.run_folder import as_template, changes, checkpoint_of, claimed, is_own, run_folder, starts_the_job
 from models.training.stage_1 import refuse_missing, say_if_another, vae_option
 from models.training.tracking import Mode, make_tracker
 from models.training.trainer_options import (
@@ -41,7 +41,10 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage == "fit":
             text = self.parser.dump(as_template(self.config), skip_none=False)
-            with replacing(Path(trainer.default_root_dir) / "config.yaml") as part:
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            if changed := changes(path, text):
+                print(f"changed since the last fit of this run: {changed}")
+            with replacing(path) as part:
                 part.write_text(text, encoding="utf-8")
             for logger in trainer.loggers if trainer.enable_autolog_hparams else []:
                 if hasattr(logger, "log_config"):

@@ -6,11 +6,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 
+import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
 from models.core.errors import InputError
 from models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
+from models.training.recipe import leaves
 
 
 def run_folder(config: Namespace) -> Path:
@@ -98,3 +100,18 @@ def as_template(config: Namespace) -> Namespace:
     template = config.clone()
     template.ckpt_path = template.weights_only = None
     return template
+
+
+def changes(path: Path, text: str) -> str:
+    """Return the options, with their values, in which a saved config differs from a new one; "" if there is none.
+
+    Args:
+        path: the saved config.
+        text: the new one, as YAML.
+    """
+    try:
+        before, after = (leaves(yaml.safe_load(config) or {}) for config in (path.read_text(encoding="utf-8"), text))
+    except (OSError, ValueError, yaml.YAMLError, AttributeError):  # none yet, or changed by hand
+        return ""
+    names = [name for name in after if name in before and before[name] != after[name]]
+    return ", ".join(f"{name.replace('init_args.', '')} {before[name]} -> {after[name]}" for name in names)

@@ -68,8 +68,10 @@ def test_a_claim_leaves_nothing_and_clears_what_a_kill_has_left(own):
 
 
 def test_a_saved_config_is_a_template(own, root, capsys):
-    tiny.run(root, "vae", *MORE, "--ckpt_path", "last")
-    assert f"going on from {own}/vae/last.ckpt: {BUDGET} images seen\n" in capsys.readouterr().out
+    tiny.run(root, "vae", *MORE, "--ckpt_path", "last", "--seed", "1", "--wandb", "offline")
+    said = capsys.readouterr().out
+    assert f"going on from {own}/vae/last.ckpt: {BUDGET} images seen\n" in said
+    assert f"changed since the last fit of this run: seed 0 -> 1, model.budget {BUDGET} -> {BUDGET + BATCH}" in said
     saved = yaml.safe_load((own / "vae/config.yaml").read_text())
     assert saved["ckpt_path"] is saved["weights_only"] is None
     train.main(template(own / "vae", "--name", "new", "--model.budget", str(BATCH)))
