@@ -11,7 +11,7 @@ from models.core.errors import InputError
 from models.core.randomness import generator
 from models.evaluation import figures
 from models.evaluation.distances import FRECHET_LEAST
-from models.evaluation.features import features_of
+from models.evaluation.feature_net import features_of
 from models.evaluation.image_sets import LEAST_IMAGES, ImageSet, ResultTable, prior_ladder, table_lines
 from models.evaluation.manifold import nearest_neighbours
 from models.evaluation.report import Findings, Subject
@@ -151,7 +151,7 @@ class FeatureCollector:
         subject, data = self.subject, self.subject.data
         about = data.describe()
         dataset = f"{len(numbers)} of {data.identity(split)}"  # which of them: chosen with seed 0, see DrawComparison
-        key = StatisticsKey(dataset, split, about["crop"] or "none", about["size"], self.net.name, "set")
+        key = StatisticsKey(dataset, split, about["crop"] or "none", about["size"], self.net.identity, "set")
 
         def measure() -> dict[str, Tensor]:
             loader = data.numbered_dataloader(split, numbers[subject.rank :: subject.world])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from models.core.errors import InputError
 from models.evaluation.comparison import DrawComparison
-from models.evaluation.features import FeatureNetName, feature_net
+from models.evaluation.features import DEFAULT_NET, feature_net
 from models.evaluation.image_sets import LEAST_IMAGES
 from models.evaluation.modes import ModeCounts
 from models.evaluation.report import EvaluationReport, Subject
@@ -29,8 +29,9 @@ class Evaluator(Callback):
     Args:
         n: images drawn per seed; as many training images are compared, too.
         seeds: how often they are drawn, for the spread of every metric: seeds 0, 1, ...
-        net: feature network; `efficientnet-lite0` works offline, published values are of `inception`.
-        weights: file of Inception's weights; by default in PyTorch's folder of downloads.
+        net: feature network: efficientnet-lite0, -lite1 or -lite2, which work offline, inception, of which published
+            values are, dinov2, or your own by its import path `package.module:factory` (docs/evaluation.md).
+        weights: file of the weights of dinov2 or inception; by default Inception's in PyTorch's folder of downloads.
         download: fetch Inception's weights (95 MB) if they are missing.
         cache: folder of the statistics of real images, which are measured once.
         batch_size: images drawn at once.
@@ -44,7 +45,7 @@ class Evaluator(Callback):
         self,
         n: int = 3000,
         seeds: int = 3,
-        net: FeatureNetName = "efficientnet-lite0",
+        net: str = DEFAULT_NET,
         weights: str | None = None,
         download: bool = False,
         cache: str = ".cache/degrain/statistics",

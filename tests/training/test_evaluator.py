@@ -17,7 +17,7 @@ import train
 from data.datamodule import Portraits
 from models.evaluation import comparison, image_sets
 from models.evaluation.distances import kernel_distance
-from models.evaluation.features import FeatureNet
+from models.evaluation.feature_net import FeatureNet
 from models.evaluation.image_sets import METRICS
 from models.evaluation.report import Findings, Subject
 from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
@@ -49,6 +49,8 @@ class Patches(FeatureNet):
 def net(monkeypatch) -> Patches:
     """Replace the named network."""
     net = Patches()
+    assert net.identity.startswith("patches-")
+    net.seen = 0
     monkeypatch.setattr(evaluator, "feature_net", lambda *_: net)
     return net
 
@@ -236,7 +238,7 @@ REFUSED = {
         ["--evaluation.net=inception", "--evaluation.weights=absent.pth"],
         "inception: no weights absent.pth",
     ),
-    "weights of nothing": (["--evaluation.weights=absent.pth"], "brings its own weights"),
+    "weights of nothing": (["--evaluation.weights=absent.pth"], "takes no such option"),
     "no such net": (["--evaluation.net=vgg"], "vgg"),
     "a typo": (["--evaluation.sedes=1"], "unknown name `sedes`; did you mean `seeds`"),
 }
