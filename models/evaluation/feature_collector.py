@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.core.randomness import generator
-from models.evaluation.features import features_of
+from models.evaluation.feature_net import features_of
 from models.evaluation.image_sets import ImageSet
 from models.evaluation.report import Subject
 from models.evaluation.spectrum import PowerSpectrum
@@ -31,7 +31,8 @@ class FeatureCollector:
         about = data.describe()
         dataset = f"{len(numbers)} of {data.identity(split)}"  # which of them: chosen with seed 0, see DrawComparison
         for name in (*self.nets, SPECTRUM):
-            key = StatisticsKey(dataset, split, about["crop"] or "none", about["size"], name, "set")
+            eye = self.nets[name].identity if name in self.nets else name
+            key = StatisticsKey(dataset, split, about["crop"] or "none", about["size"], eye, "set")
 
             def measure(name: str = name) -> dict[str, Tensor]:
                 loader = data.numbered_dataloader(split, numbers[self.subject.rank :: self.subject.world])

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
 
-from models.evaluation.features import FeatureNet
+from models.evaluation.feature_net import FeatureNet
 from models.inference.pipeline import Pipeline, PlainPipeline
 
 

