@@ -13,6 +13,9 @@ from models.core.errors import InputError
 from models.core.precision import full_precision
 from models.evaluation.distances import check_same_features
 
+ROUNDING = 1e-6
+"""Share of the features' norm by which balls are wider: cdist puts copies at 1e-8 of it from each other, not at 0."""
+
 
 @dataclass(frozen=True)
 class ManifoldScores:
@@ -44,8 +47,8 @@ def manifold_scores(
     Kynkaanniemi et al. 2019, Naeem et al. 2020. Every ball is closed, so that ties count: a set in which every picture
     lies eight times has precision, recall and coverage 1 to itself. The papers' own code takes <= for the first two
     and < for the others, prdc < for all. For N = M images of one distribution the mean of density is 1, that of
-    coverage about 1 - 2^-5; precision and recall are below 1 and depend on N: compare at equal N only. Distances have
-    the features' type; chunk x max(N, M) of them are in memory at once.
+    coverage about 1 - 2^-5; precision and recall are below 1 and depend on N: compare at equal N only. Distances are in
+    float64; chunk x max(N, M) of them are in memory at once.
 
     Args:
         features: of the generated images, (N, D).
@@ -61,8 +64,9 @@ def manifold_scores(
     if (fewest := min(len(features), len(reference))) <= (most := max(neighbours, coverage_neighbours)):
         raise InputError(f"precision and recall: {fewest:,} images have no {most:,} neighbours each; give more")
     features, reference = _centred(features, reference)
-    (generated_radius,) = _radii(features, (neighbours,), chunk)  # (N,)
-    radius, wide_radius = _radii(reference, (neighbours, coverage_neighbours), chunk)  # (M,), (M,)
+    slack = ROUNDING * reference.square().sum(1).mean().sqrt()
+    (generated_radius,) = (radii + slack for radii in _radii(features, (neighbours,), chunk))  # (N,)
+    radius, wide_radius = (radii + slack for radii in _radii(reference, (neighbours, coverage_neighbours), chunk))
     precise, depth = features.new_zeros(len(features)).bool(), features.new_zeros(len(features)).double()  # (N,), (N,)
     recalled, covered = [], []
     for rows in torch.arange(len(reference), device=reference.device).split(chunk):
@@ -97,9 +101,9 @@ def nearest_neighbours(features: Tensor, bank: Tensor, k: int = 1, chunk: int = 
 
 
 def _centred(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract the reference's mean from both: cdist's |x|^2 + |y|^2 - 2 x.y then cancels less in float32."""
+    """Subtract the reference's mean from both, in float64: cdist's |x|^2 + |y|^2 - 2 x.y then cancels less."""
     mean = reference.double().mean(0)
-    return (features.double() - mean).to(features.dtype), (reference.double() - mean).to(features.dtype)
+    return features.double() - mean, reference.double() - mean
 
 
 def _radii(features: Tensor, neighbours: tuple[int, ...], chunk: int) -> list[Tensor]:

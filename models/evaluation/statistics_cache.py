@@ -57,7 +57,7 @@ def cached_statistics(
     Args:
         folder: created if it does not exist.
         key: everything that the statistics depend on.
-        compute: returns named tensors, such as `vars(FeatureMoments.of(features))`.
+        compute: returns named tensors, such as {"features": features}.
         agree: broadcasts from the first process, if all processes have to compute together or not at all.
     """
     path = Path(folder) / key.filename

@@ -43,8 +43,9 @@ def test_manifold_scores_of_disjoint_sets_are_zero():
     assert scores(100 + normal(50, D), normal(60, D, seed=1)) == [0, 0, 0, 0]
 
 
-def test_ties_count_so_that_copies_are_covered():
-    copies = repeat(normal(10, D), "n d -> (n k) d", k=8)
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_ties_count_so_that_copies_are_covered(offset):
+    copies = repeat(offset + normal(30, 300), "n d -> (n k) d", k=8)
     precision, recall, density, coverage = scores(copies, copies)
     assert (precision, recall, coverage) == (1, 1, 1) and density == pytest.approx(8 / 5)
 

@@ -13,7 +13,7 @@ from models.core.precision import PRODUCTS, full_precision
 from models.evaluation.calibration import Calibration, CodeStatistics
 from models.evaluation.diagnostics import Diagnostics
 from models.evaluation.digit_classifier import DigitClassifier
-from models.evaluation.distances import FeatureMoments, frechet_distance, kernel_distance
+from models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
 from models.evaluation.manifold import manifold_scores, nearest_neighbours
 from models.evaluation.moments import DenoisingMoments
 from models.evaluation.regions import RegionCalibration
@@ -78,8 +78,9 @@ STATISTICS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (CODES, P, IMAGES),
     ),
     "denoising": (denoising, (DRAWS, P)),
-    "frechet": (lambda a, b: frechet_distance(FeatureMoments.of(a), FeatureMoments.of(b), 2), (FEATURES, OTHERS)),
-    "kernel": (lambda a, b: kernel_distance(a, b, 4, 30), (FEATURES, OTHERS)),
+    "frechet": (frechet_distance, (FEATURES, OTHERS)),
+    "frechet at infinity": (frechet_at_infinity, (FEATURES, OTHERS)),
+    "kernel": (kernel_distance, (FEATURES, OTHERS)),
     "manifold": (manifold_scores, (FEATURES, OTHERS)),
     "neighbours": (lambda a, b: nearest_neighbours(a, b, 3), (FEATURES, OTHERS)),
     "spectrum": (PowerSpectrum.of, (IMAGES,)),
