@@ -1,5 +1,6 @@
 """Fixtures of all tests: one thread, and one tiny run of each stage that is trained once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def one_thread() -> None:
 def fixed_seed() -> None:
     """Seed the global stream, which new networks draw their weights from: no test depends on those before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_process_group() -> Iterator[None]:
+    """End the process group that a run with a strategy of several processes leaves; forked ones would wait for it."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")
