@@ -250,6 +250,6 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         stage_1 = isinstance(self.model, Recipe) and self.model.card().stage == "vae"
-        if stage_1 and not self.trainer.fast_dev_run:
+        if stage_1 and self.model.finished and not self.trainer.fast_dev_run:
             rank_zero_only(print)(f"stage 2 takes it by {vae_option(self.folder / 'last.ckpt')}")
         self.after_run()

@@ -39,20 +39,19 @@ DEFAULTS = {
 }
 """Defaults of the Trainer's options."""
 
+ONE_IS_ALL = "the parser takes 1 for all batches; leave it out"
 NO_NORM = "the networks have no batch norm to synchronise; leave it out"
 IN_IMAGES = "model.validate_every says, in images, how often to validate"
 
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "accumulate_grad_batches": ((1,), "a step is data.batch_size images, and data.micro_batch_size takes it in pieces"),
     "barebones": ((False,), "values are logged; take --wandb off and --trainer.enable_progress_bar false"),
-    "check_val_every_n_epoch": ((1,), IN_IMAGES),
     "default_root_dir": ((None,), "the folder of a run is RUNS/NAME; take --runs and --name"),
     "enable_checkpointing": ((None, True), "nothing could draw from the run; --checkpoint_minutes spaces them out"),
     "gradient_clip_algorithm": ((None,), "stage 1 clips the norm; take model.gradient_clip"),
     "gradient_clip_val": ((None,), "take model.gradient_clip, which stage 1 has"),
     "limit_predict_batches": ((None,), "train.py predicts nothing; sample.py draws --n images"),
     "limit_train_batches": ((None,), "take --trainer.max_steps for a short call, model.validate_every for a leg"),
-    "limit_val_batches": ((None,), "take data.limit_valid, in images"),
     "logger": ((None, False), "name the logger by its class_path; W&B has --wandb"),
     "min_epochs": ((None, 0), "model.budget says, in images, how long to train"),
     "min_steps": ((None, 0), "model.budget says, in images, how long to train"),
@@ -66,7 +65,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 """Options that must keep one of a few values because the recipes do this themselves: (values, what to do)."""
 
 REFUSED_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "limit_test_batches": (lambda value: value in (0, 1), "the parser takes 1 for all batches; leave it out or take 2"),
+    "check_val_every_n_epoch": (lambda value: value is None or value < 1, "must be at least 1, in legs; " + IN_IMAGES),
+    "limit_test_batches": (lambda value: value in (0, 1), f"{ONE_IS_ALL} or take 2"),
+    "limit_val_batches": (lambda value: value == 1, f"{ONE_IS_ALL}, take 2, or data.limit_valid, in images"),
     "log_every_n_steps": (lambda value: (value or 0) < 0, "must be positive, or 0 for none"),
     "profiler": (lambda value: value == "xla", "is for TPUs, which the recipes are not; take pytorch"),
 }

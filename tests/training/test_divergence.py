@@ -10,8 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from models.training import VAEModule
-from models.training import gan as gan_file
+from models.training import VAEModule, adversarial
 from models.training.divergence import PATIENCE, fault
 from models.training.image_module import ImageModule
 from models.vae.network import VAEConfig
@@ -109,13 +108,13 @@ def test_a_poisoned_batch_changes_no_weight_no_moment_and_no_average_and_is_coun
 
 
 def test_a_step_of_g_alone_that_is_not_finite_leaves_g_and_its_average(trained, monkeypatch):
-    module, seen, objective = module_of(trained, "gan", 3), Snapshots(), gan_file.generator_objective
+    module, seen, objective = module_of(trained, "gan", 3), Snapshots(), adversarial.generator_objective
 
     def infinite_once(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = objective(*args)
         return loss * (math.inf if module.images_seen == STEP else 1), terms
 
-    monkeypatch.setattr(gan_file, "generator_objective", infinite_once)
+    monkeypatch.setattr(adversarial, "generator_objective", infinite_once)
     fit(module, portraits(trained), seen)
     assert seen.counts[1:] == [(STEP, 0), (2 * STEP, 1), (3 * STEP, 1)]
     (before, after), d = seen.states[1:3], "discriminator."
@@ -126,13 +125,13 @@ def test_a_step_of_g_alone_that_is_not_finite_leaves_g_and_its_average(trained, 
 
 
 def test_a_step_of_d_that_is_not_finite_leaves_g_and_its_average_too(trained, monkeypatch):
-    module, seen, objective = module_of(trained, "gan", 3), Snapshots(), gan_file.discriminator_objective
+    module, seen, objective = module_of(trained, "gan", 3), Snapshots(), adversarial.discriminator_objective
 
     def infinite_once(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = objective(*args)
         return loss * (math.inf if module.images_seen == STEP else 1), terms
 
-    monkeypatch.setattr(gan_file, "discriminator_objective", infinite_once)
+    monkeypatch.setattr(adversarial, "discriminator_objective", infinite_once)
     fit(module, portraits(trained), seen)
     assert seen.counts[1:] == [(STEP, 0), (2 * STEP, 1), (3 * STEP, 1)]
     assert_equal_states(seen.states[2], seen.states[1])

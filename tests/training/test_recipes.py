@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from models.gan.augment import offsets
 from models.gan.denoiser import Denoiser
 from models.inference.pipeline import load_pipeline
-from models.training import GANModule
-from models.training import gan as gan_file
+from models.training import GANModule, adversarial
 from models.training.image_module import ImageModule
 from models.training.update import Update
 from tests.training.recipes import STEP, TINY, Record, attached, fit, gan, moved, portraits, snapshot, vae, watch
@@ -63,8 +62,10 @@ def test_only_every_so_many_steps_have_four_draws_of_each_z_and_a_term_so_many_t
 
 
 def test_only_every_so_many_steps_have_penalties_so_many_times_as_heavy(trained, monkeypatch):
-    weights, objective = [], gan_file.discriminator_objective
-    monkeypatch.setattr(gan_file, "discriminator_objective", lambda *args: weights.append(args[-1]) or objective(*args))
+    weights, objective = [], adversarial.discriminator_objective
+    monkeypatch.setattr(
+        adversarial, "discriminator_objective", lambda *args: weights.append(args[-1]) or objective(*args)
+    )
     fit(gan(trained, budget=5 * STEP, penalty_weight=2.0, penalty_every=3), portraits(trained))
     assert weights == [6, 0, 0, 6, 0]
 
@@ -79,7 +80,7 @@ def test_one_piece_has_its_images_once_for_both_steps_and_several_have_them_twic
 
 def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained, monkeypatch):
     module, seen, shifts = attached(gan(trained, translate=0.25)), [], []
-    monkeypatch.setattr(gan_file, "offsets", lambda *args: shifts.append(offsets(*args)) or shifts[-1])
+    monkeypatch.setattr(adversarial, "offsets", lambda *args: shifts.append(offsets(*args)) or shifts[-1])
     [scene] = module.scenes({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)}, 1)
     [shift] = shifts
     assert shift.unique().numel() > 8 and shift.abs().max() <= 8
