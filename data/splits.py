@@ -11,9 +11,9 @@ from data.files import shown
 from models.core.errors import InputError
 
 NAMES = {
-    "train": "train training trn trainval",
-    "valid": "valid val validation validate validating dev devel development eval evaluation",
-    "test": "test testing tst holdout heldout",
+    "train": "train trains training trn trainval",
+    "valid": "valid valids val vals validation validations validate validating dev devel development eval evaluation",
+    "test": "test tests testing tst holdout heldout",
 }
 WORDS = {word: split for split, words in NAMES.items() for word in words.split()}
 FILLERS = set("set sets data dataset split image images img imgs picture pictures pic pics photo photos".split())

@@ -67,4 +67,5 @@ class Limits(Timer):
             self.reached = f"trainer.max_time {self.max_time}"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.count(trainer, "max_epochs")
+        if self.reached is None:  # otherwise another limit has cut the leg
+            self.count(trainer, "max_epochs")

@@ -21,6 +21,10 @@ def run_folder(config: Namespace) -> Path:
     Raises:
         InputError: the name is no name of a folder.
     """
+    for option in ("name", "runs"):
+        if config[option] and any("\ud800" <= letter <= "\udfff" for letter in config[option]):
+            shown = config[option].encode("ascii", "backslashreplace").decode()
+            raise InputError(f"{option} {shown}: is not UTF-8, which its config cannot hold; choose another --{option}")
     if not config.name or Path(config.name).name != config.name or config.name == "..":
         raise InputError(f"name {config.name}: give the run a name without slashes; its folder is {config.runs}/NAME")
     return Path(config.runs) / config.name
@@ -99,6 +103,7 @@ def as_template(config: Namespace) -> Namespace:
     """Return a config without what belongs to one call alone, so that it can be used for another run."""
     template = config.clone()
     template.ckpt_path = template.weights_only = None
+    template.trainer.max_steps, template.trainer.max_epochs, template.trainer.max_time = -1, -1, None
     return template
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     Callback,
     Checkpoint,
@@ -14,9 +15,12 @@ from pytorch_lightning.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
+    ModelPruning,
     ProgressBar,
+    SpikeDetection,
     StochasticWeightAveraging,
     ThroughputMonitor,
+    WeightAveraging,
 )
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO, LayerSync
@@ -77,9 +81,13 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Precisions in which weights and moments are float32, and likelihoods too."""
 
 CALLBACKS: dict[type[Callback], str] = {
+    BaseFinetuning: "the recipes step their optimizers themselves; stage 2 freezes its VAE already",
     BatchSizeFinder: "data.batch_size is part of the recipe; tests/benchmarks/memory.py measures what fits",
     GradientAccumulationScheduler: "data.micro_batch_size takes a step in pieces",
     LearningRateFinder: "the recipes step their optimizers themselves; take model.learning_rate",
+    ModelPruning: "the networks are not made to be pruned; leave it out",
+    SpikeDetection: "steps that are not finite are skipped and counted anyway; leave it out",
+    WeightAveraging: "a resumed run would go on from the averages; stage 2 has model.ema_images",
     StochasticWeightAveraging: "the recipes step their optimizers themselves; stage 2 has model.ema_images",
 }
 """Callbacks that need Lightning's own optimization, and what to take instead."""

@@ -62,6 +62,9 @@ REFUSED = {
     "logger": {"true": "name the logger by its class_path; W&B has --wandb"},
     "callbacks": {
         "StochasticWeightAveraging --trainer.callbacks.swa_lrs 1": "StochasticWeightAveraging: the recipes step",
+        "WeightAveraging": "go on from the averages",
+        "EMAWeightAveraging": "go on from the averages",
+        "SpikeDetection": "skipped and counted",
         "LearningRateFinder": "LearningRateFinder: .*take model.learning_rate",
         "BatchSizeFinder": "BatchSizeFinder: data.batch_size",
         "LearningRateMonitor": "LearningRateMonitor needs a logger",

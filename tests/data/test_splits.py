@@ -64,6 +64,7 @@ def test_other_names_are_not():
         {"images/train": "train", "images/val": "valid"},
         {"cat/train": "train", "dog/train": "train", "cat/test": "test"},
         {"train/train": "train", "test/test": "test"},  # an archive unpacked into a folder of its name
+        {"trains": "train", "vals": "valid", "tests": "test"},
         {"DIV2K_train_HR": "train", "DIV2K_valid_HR": "valid"},
         {"train/cat": "train", "train/test": "train", "test/cat": "test", "test/train": "test"},  # classes
     ],

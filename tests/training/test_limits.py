@@ -1,6 +1,7 @@
 """Limits of a call of fit: what ends it early is said, counts anew in the next call, and changes no result."""
 
 import pytest
+import yaml
 
 from models.core.errors import InputError
 from models.training.limits import Limits
@@ -23,6 +24,7 @@ def test_steps_are_batches_of_this_call_and_change_nothing(trained, root, capsys
     way = "images: the same command with --ckpt_path last goes on"
     said = f"trainer.max_steps 5 ended this call after {5 * BATCH} of {BUDGET} {way}"
     assert limited(capsys, root, stage, "--trainer.max_steps", "5") == (5 * BATCH, said)
+    assert yaml.safe_load((root / "runs/mine/config.yaml").read_text())["trainer"]["max_steps"] == -1  # of the call
     seen, said = limited(capsys, root, stage, "--trainer.max_steps", str(BUDGET // BATCH), "--trainer.max_epochs", "3")
     assert seen == BUDGET and "ended this call" not in said
     one, other = tiny.checkpoint(getattr(trained, stage)), tiny.checkpoint(root / "runs/mine")
@@ -36,6 +38,9 @@ def test_an_epoch_is_a_leg_and_a_callback_may_end_a_call_too(root, capsys):
     assert seen == LEG and said.startswith(f"a callback ended this call after {LEG} of {BUDGET}")
     seen, said = limited(capsys, root, "vae", "--trainer.max_epochs", "1", "--model.budget", str(3 * LEG))
     assert seen == 2 * LEG and said.startswith("trainer.max_epochs 1 ended")
+    options = ("--trainer.max_epochs", "1", "--trainer.max_steps", "2", "--model.budget", str(3 * LEG))
+    seen, said = limited(capsys, root, "vae", *options)
+    assert seen == 2 * LEG + 2 * BATCH and said.startswith("trainer.max_steps 2 ended")  # before the leg
 
 
 def test_time_is_that_of_this_call(root, capsys, monkeypatch):

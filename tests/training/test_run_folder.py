@@ -81,6 +81,12 @@ def test_a_saved_config_is_a_template(own, root, capsys):
     assert position(own / "vae")[0] == BUDGET + 2 * BATCH
 
 
+@pytest.mark.parametrize("option", ["--name", "--runs"])
+def test_a_name_that_its_config_cannot_hold_is_refused(root, capsys, option):
+    line = tiny.error_of(capsys, lambda: tiny.run(root, "vae", option, "n\udcffm"))
+    assert f"{option[2:]} n\\udcffm: is not UTF-8" in line and not (root / "n\udcffm").exists()
+
+
 def test_a_fork_is_a_run_of_its_own_and_is_resumed_as_such(own, root, capsys):
     tracked, parent = ("--wandb", "offline"), position(own / "vae")[1]
     tiny.run(root, "vae", "--name", "fork", *tracked, *MORE, "--ckpt_path", str(own / "vae/last.ckpt"))
