@@ -40,8 +40,8 @@ class DrawComparison:
     """Evaluator: images drawn from the prior, and reconstructions, compared with held-out images, n with n.
 
     Values: NET/ROW/METRIC with NET/ROW/METRIC_low and _high, over seeds NET/ROW/METRIC_std, NET/prior/NAME/METRIC,
-    NET/budget/ROW/PART, spectrum/ROW/METRIC and about/NAME. Figures: spectra of all rows, and draws beside the nearest
-    training images.
+    NET/budget/ROW/PART and, at infinite n, NET/budget_infinity/ROW/PART, spectrum/ROW/METRIC, about/NAME. Figures:
+    spectra of all rows, and draws beside the nearest training images.
 
     Raises:
         InputError: too few held-out images.
