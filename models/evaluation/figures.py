@@ -138,5 +138,5 @@ def spectra(rows: dict[str, PowerSpectrum], floor: str) -> Figure:
     left.set(ylabel="power, pixels in [0, 1]")
     left.set_title("Radial power spectrum of the luminance")
     right.set(ylabel="log2(power / photographs')")
-    right.set_title("Divided by that of photographs: below 0 too smooth, above too noisy")
+    right.set_title("Divided by that of photographs:\nbelow 0 too smooth, above too noisy")
     return figure
