@@ -25,7 +25,7 @@ from models.evaluation.image_sets import (
     merged,
     prior_ladder,
 )
-from models.evaluation.manifold import nearest_neighbours
+from models.evaluation.manifold import copies, nearest_neighbours
 from models.evaluation.report import Findings, Subject
 from models.evaluation.tables import Table, budget_lines, ladder_lines, metric_lines, values_of
 from models.inference.pictures import panel
@@ -54,6 +54,11 @@ class DrawComparison:
     def __init__(self, subject: Subject) -> None:
         self.subject, data = subject, subject.data
         held_out, least = data.describe()["images"]["test"], max(LEAST_IMAGES, subject.world)
+        if held_out < 2 * least:
+            raise InputError(
+                f"evaluation: {held_out:,} held-out images are too few; give at least {2 * least}, or "
+                "--evaluation.off true"
+            )
         if held_out < 2 * subject.n:
             raise InputError(
                 f"evaluation: {held_out:,} held-out images are too few for n {subject.n:,}, 2n are compared in two "
@@ -149,7 +154,14 @@ class Comparison:
             if len(seeds) > 1:
                 spread[row] = {n: torch.tensor([found[n].value for found in seeds]).std().item() for n in METRICS}
         parts, infinite = budget(rows, "frechet"), budget(rows, "frechet_infinity")
-        lines = [f"features of {net}:", *metric_lines(rows, self.spectra, spread), "", *budget_lines(parts, infinite)]
+        seen = self.real.features[net]
+        lines = [
+            f"features of {net}:",
+            *copy_lines(seen),
+            *metric_lines(rows, self.spectra, spread),
+            "",
+            *budget_lines(parts, infinite),
+        ]
         values = dict(values_of(net, rows)) | dict(values_of(f"{net}/budget", parts))
         values |= dict(values_of(f"{net}/budget_infinity", infinite))
         values |= {f"{net}/{row}/{name}_std": std for row, found in spread.items() for name, std in found.items()}
@@ -171,6 +183,16 @@ class Comparison:
             neighbours = nearest_training_images(self.subject, row, drawn, bank, torch.tensor(chosen))
             pictures["neighbours"] = panel(neighbours)
         return pictures
+
+
+def copy_lines(held_out: Tensor) -> list[str]:
+    """Return a line if several held-out images have the same features (N, D), which lowers the row of photographs."""
+    if not (same := copies(held_out)):
+        return []
+    return [
+        f"{same:,} of {len(held_out):,} held-out images have the features of another: distances are too small; remove "
+        "copies, or take another network"
+    ]
 
 
 def over_seeds(found: list[dict[str, Estimate]]) -> dict[str, Estimate]:

@@ -58,4 +58,4 @@ def values_of(prefix: str, table: Table) -> Iterator[tuple[str, float]]:
 
 
 def _line(head: str, cells: list[str]) -> str:
-    return f"{head:>24}" + "".join(f"{cell:>17}" for cell in cells)
+    return f"{head:>24}" + "".join(f" {cell:>16}" for cell in cells)  # at least a blank between long ones

@@ -93,6 +93,13 @@ def test_the_budget_adds_up_to_the_distance_of_the_draws():
     assert [line.split()[-1] for line in lines[1:]] == ["5", "11", "14", "30"]
 
 
+def test_long_cells_stand_apart():
+    rows = {FLOOR: {"frechet": Estimate(torch.tensor([-1.123456e-3, -1.1e-3, -1.2e-3], dtype=torch.float64))}}
+    cell = str(rows[FLOOR]["frechet"])
+    line = budget_lines(*[{"mean": {"total": rows[FLOOR]["frechet"]}}] * 2)[1]
+    assert line.split()[1:] == cell.split() * 2
+
+
 def test_the_ladder_tells_a_right_prior_from_wrong_ones():
     held_out = features(2000)
     draws = {"standard": features(2000, shift=1.0, seed=1), "fitted": features(2000, seed=2)}

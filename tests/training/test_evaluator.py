@@ -187,6 +187,13 @@ def test_several_networks_measure_the_same_images_and_a_verdict_that_turns_is_sa
     assert values["test/patches/mean/kernel"] != values["test/opposite/mean/kernel"]
 
 
+def test_copies_among_the_held_out_images_are_said():
+    one = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    assert comparison.copy_lines(one) == []
+    (line,) = comparison.copy_lines(one[[0, 1, 2, 3, 4, 4]])
+    assert line.startswith("2 of 6 held-out images have the features of another")
+
+
 # --- being stopped
 
 
@@ -263,6 +270,8 @@ def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, n
 REFUSED = {
     "few images": (["--evaluation.n=7"], "n (7) must be at least 8"),
     "less than no sheet": (["--evaluation.sheet=-1"], "sheet (-1)"),
+    "a sheet of one": (["--evaluation.sheet=1"], "sheet (1) at least 2, or 0 for none"),
+    "hardly any held-out images": (["--data.valid_count=11"], "11 held-out images are too few; give at least 16"),
     "no seeds": (["--evaluation.seeds=0"], "seeds (0)"),
     "few held-out images": (["--data.valid_count=17"], "17 held-out images are too few for n 9"),
     "no weights": (
