@@ -18,7 +18,6 @@ import contextlib
 import io
 import resource
 import statistics
-import sys
 import tempfile
 import time
 import warnings

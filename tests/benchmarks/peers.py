@@ -4,25 +4,21 @@
     python -m tests.benchmarks.peers
     python -m tests.benchmarks.peers --root DIR                # a folder of photographs instead of drawn portraits
 
-Ours is the command `train.py fit -c configs/vae_celeba64.yaml` in this process, without W&B: with flips, clipping,
+Ours is the command `train.py fit -c configs/vae_celeba64.yaml`, without W&B: with flips, clipping,
 skipped steps, logging and its progress lines. Theirs is BaseTrainer with the encoder and the decoder of that config and
 its own defaults: Adam, float32, pictures in memory as one float tensor. Its loss is a squared error, with which it
 learns no std; with our likelihood instead, the second contender, both minimise the same.
 
-Each round runs every contender once. A run counts the core seconds of the process from one step to another, after some
-steps to warm up. The table has medians, and ratios to the first contender in the same round.
+Each round runs every contender once, in a process of its own, which counts its core seconds from one step to another
+after some steps to warm up. The table has medians, and medians of the ratios within a round.
 """
 
-import contextlib
-import io
-import logging
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,29 +127,22 @@ class PeerWithOurLikelihood(PeerVAE):
         return ModelOutput(recon_loss=nll.mean(), reg_loss=kl.mean(), loss=(nll + kl).mean())
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what a run prints to itself."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-def theirs(model: type[PeerVAE], pictures: np.ndarray, steps: int, folder: str) -> float:
-    """Train by pythae's trainer on pictures (N, H, W, 3) uint8; return the core milliseconds of a step."""
+def theirs(model: str, steps: int, root: str | None, folder: str) -> float:
+    """Train a model of pythae, by name, with its trainer; return the core milliseconds of a step."""
     nets = VAE(SIZE, VAEConfig(latent=LATENT, encoder=PYRAMID, decoder=PYRAMID))
     nets.to(memory_format=torch.contiguous_format)  # as PyTorch makes networks
     config = PeerConfig(input_dim=(3, SIZE, SIZE), latent_dim=LATENT)
-    whole = torch.from_numpy(np.resize(pictures, ((WARM_UP + steps) * BATCH, SIZE, SIZE, 3)))
-    data = BaseDataset(whole.permute(0, 3, 1, 2).contiguous() / 255, torch.ones(len(whole)))
+    pictures = np.load(next(Path(folder, "cache").glob("*-train-64/image.npy")))  # (N, H, W, 3)
+    pictures = torch.from_numpy(np.resize(pictures, ((WARM_UP + steps) * BATCH, SIZE, SIZE, 3)))
+    data = BaseDataset(pictures.permute(0, 3, 1, 2).contiguous() / 255, torch.ones(len(pictures)))
     options = BaseTrainerConfig(folder, per_device_train_batch_size=BATCH, num_epochs=1, no_cuda=True)
     clock = Clock(steps)
-    with quiet():
-        peer = model(config, PeerEncoder(nets.encoder), PeerDecoder(nets.decoder))
-        BaseTrainer(peer, data, training_config=options, callbacks=[PeerClock(clock)]).train()
+    peer = globals()[model](config, PeerEncoder(nets.encoder), PeerDecoder(nets.decoder))
+    BaseTrainer(peer, data, training_config=options, callbacks=[PeerClock(clock)]).train()
     return clock.milliseconds()
 
 
-def ours(precision: str, root: str | None, steps: int, folder: str) -> float:
+def ours(precision: str, steps: int, root: str | None, folder: str) -> float:
     """Train by `train.py fit`; return the core milliseconds of a step."""
     data = ["--data.root", root] if root else ["--data", "data.datamodule.Portraits"]
     counts = [] if root else ["--data.count", "1000", "--data.valid_count", "16"]
@@ -163,9 +152,27 @@ def ours(precision: str, root: str | None, steps: int, folder: str) -> float:
     end = ["--trainer.max_steps", str(WARM_UP + steps), "--wandb", "off"]
     clocks = ["--trainer.callbacks", f"[{{class_path: {OurClock.__module__}.OurClock}}]"]
     OurClock.clock = clock = Clock(steps)
-    with quiet():
-        train.main(["fit", "-c", str(CONFIG), *data, *counts, *few, *where, *how, *end, *clocks])
+    train.main(["fit", "-c", str(CONFIG), *data, *counts, *few, *where, *how, *end, *clocks])
     return clock.milliseconds()
+
+
+CONTENDERS = {
+    "pythae, float32, squared error": (theirs, "PeerVAE"),
+    "pythae, float32, our likelihood": (theirs, "PeerWithOurLikelihood"),
+    "degrain, float32": (ours, "32-true"),
+    "degrain, bf16": (ours, "bf16-mixed"),
+}
+
+
+def measured(contender: str, steps: int, root: str | None, folder: str) -> float:
+    """Return the core milliseconds of a contender's step, from a process of its own."""
+    run, what = CONTENDERS[contender]
+    code = f"from tests.benchmarks.peers import {run.__name__}; print({run.__name__}{(what, steps, root, folder)!r})"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return float(done.stdout.split()[-1])
 
 
 def main(root: str | None = None, rounds: int = 3, steps: int = 100) -> None:
@@ -176,23 +183,13 @@ def main(root: str | None = None, rounds: int = 3, steps: int = 100) -> None:
         rounds: runs of each contender.
         steps: measured in each run.
     """
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.INFO)  # pythae's
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        ours("32-true", root, 1, folder)  # makes the cache
-        pictures = np.load(next(Path(folder, "cache").glob("*-train-64/image.npy")), mmap_mode="r")
-        contenders: dict[str, Callable[[], float]] = {
-            "pythae, float32, squared error": partial(theirs, PeerVAE, pictures, steps, folder),
-            "pythae, float32, our likelihood": partial(theirs, PeerWithOurLikelihood, pictures, steps, folder),
-            "degrain, float32": partial(ours, "32-true", root, steps, folder),
-            "degrain, bf16": partial(ours, "bf16-mixed", root, steps, folder),
-        }
-        runs = [{name: run() for name, run in contenders.items()} for _ in range(rounds)]
-    first, second = list(contenders)[:2]
+        measured("degrain, float32", 1, root, folder)  # makes the cache, whose pictures all contenders get
+        runs = [{name: measured(name, steps, root, folder) for name in CONTENDERS} for _ in range(rounds)]
+    first, second = list(CONTENDERS)[:2]
     print(f"stage 1, {SIZE} pixels, batch {BATCH}, one thread, {rounds} rounds of {steps} steps, core seconds")
     print(f"{'':<34}{'ms a step':>10}{'images/s':>10}{'times pythae':>14}{'with our likelihood':>21}")
-    for name in contenders:
+    for name in CONTENDERS:
         step = statistics.median(run[name] for run in runs)
         ratios = [statistics.median(run[other] / run[name] for run in runs) for other in (first, second)]
         print(f"{name:<34}{step:>10.1f}{1e3 * BATCH / step:>10.0f}{ratios[0]:>14.2f}{ratios[1]:>21.2f}")
