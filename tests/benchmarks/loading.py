@@ -1,78 +1,78 @@
 """Load and train from JPEG files beside torchvision's CelebA class with two workers, in core seconds.
 
-    python -m tests.benchmarks.loading                          # drawn portraits, written as JPEG of 178x218
-    python -m tests.benchmarks.loading --root DIR               # DIR/img_align_celeba/ has CelebA's own
+    python -m tests.benchmarks.loading                   # drawn portraits, written as JPEG of CelebA's size, 178x218
+    python -m tests.benchmarks.loading --root DIR        # CelebA's own, of DIR/img_align_celeba/
+    python -m tests.benchmarks.loading --scale 6         # 1068x1308 pixels, about FFHQ's size
 
-The files get CelebA's official layout in a temporary folder. Theirs is torchvision.datasets.CelebA, CenterCrop(148),
-Resize(64), RandomHorizontalFlip and ToTensor in a DataLoader that shuffles and has two workers; ours is the data module
-that configs name, whose first epoch builds the cache. All end in float32 batches, (B, 3, 64, 64).
+The files get CelebA's official layout in a temporary folder. Theirs is torchvision.datasets.CelebA, CenterCrop to the
+largest square, Resize(64), RandomHorizontalFlip and ToTensor in a DataLoader that shuffles and has two workers; ours is
+the data module that configs name, whose first epoch builds the cache. All end in float32 batches, (B, 3, 64, 64).
 
 The training of theirs is the shortest loop: the same networks, likelihood and precision, and Adam, with no clipping,
-checks or logging. Ours is the command `train.py fit -c configs/vae_celeba64.yaml`, in this process, without W&B.
+checks or logging. Ours is the command `train.py fit -c configs/vae_celeba64.yaml`, without W&B.
 
-Core seconds are those of this process, one thread, and of its workers: what a busy machine has to give. Waiting is the
+Core seconds are those of a process of one thread and of its workers: what a busy machine has to give. Waiting is the
 share of the wall time between two batches, and depends on how many cores are free. The table has medians of the rounds.
 """
 
-import contextlib
-import io
+import json
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from jsonargparse import auto_cli
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import train
 from data.datamodule import CelebA
-from data.portraits import PortraitSource
 from models.core.gaussian import kl_to_standard_normal
 from models.core.layers import PyramidConfig
+from models.core.memory import keep_freed_memory
 from models.vae.likelihood import log_bin_probability
 from models.vae.network import VAE, VAEConfig
+from tests.benchmarks.jpeg_files import write_celeba
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vae_celeba64.yaml"
-SIZE, CROP, VALID, DRAWN, EPOCHS = 64, 148, 16, 100, 5
-LISTS = {"list_attr_celeba.txt": 1, "identity_CelebA.txt": 0, "list_bbox_celeba.txt": 1}
-LISTS |= {"list_landmarks_align_celeba.txt": 1}  # file -> whether it has a header, of what torchvision wants to read
+SIZE, BATCH, WORKERS, EPOCHS = 64, 16, 2, 5
+ROWS = ("torchvision's CelebA", "ours, first epoch", "ours, fifth epoch")
 
 
 @dataclass(frozen=True)
 class Net:
-    """A network of stage 1 and the batch that it is trained with."""
+    """Networks of stage 1 and the batch that they are trained with."""
 
     latent: int
     widths: tuple[int, ...]
     batch: int
 
     def vae(self) -> VAE:
+        """Build the networks."""
         pyramid = PyramidConfig(widths=self.widths, patch=4)
         return VAE(SIZE, VAEConfig(latent=self.latent, encoder=pyramid, decoder=pyramid))
 
     def options(self) -> list[str]:
-        """Return its options on the command line."""
+        """Return them as options of the command line."""
         named = {"latent": self.latent, "encoder.widths": list(self.widths), "decoder.widths": list(self.widths)}
         return [part for name, value in named.items() for part in (f"--model.net.{name}", str(value))]
 
 
-BATCH, WORKERS = 16, 2
-ROWS = ("torchvision's CelebA", "ours, first epoch", "ours, fifth epoch")
 NETS = {"small": Net(256, (64, 128, 192), BATCH), "tiny": Net(32, (8, 8), 128)}
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """What an epoch cost: core seconds, and seconds in which the training waited for data, of all seconds."""
 
     core: float
@@ -157,42 +157,17 @@ def core_seconds() -> float:
     return time.process_time() + workers.ru_utime + workers.ru_stime
 
 
-def write_celeba(folder: Path, root: str | None, count: int) -> None:
-    """Write CelebA's layout with `count` images to train on and VALID to validate on; portraits if there is no root."""
-    images = folder / "celeba" / "img_align_celeba"
-    images.mkdir(parents=True)
-    names = [f"{number:06}.jpg" for number in range(1, count + VALID + 1)]
-    if root:
-        files = sorted(Path(root, "img_align_celeba").resolve().glob("*.jpg"))[: len(names)]
-        if len(files) < len(names):
-            raise SystemExit(
-                f"error: {root}/img_align_celeba has {len(files)} images; take --count {len(files) - VALID}"
-            )
-    else:
-        source, files = PortraitSource(), []
-        for number in range(DRAWN):
-            face = Image.fromarray(source.read(number, 256)["image"]).crop((39, 19, 39 + 178, 19 + 218))
-            files.append(folder / f"{number}.jpg")
-            face.save(files[-1])
-        files = [files[number % DRAWN] for number in range(len(names))]
-    for name, file in zip(names, files, strict=True):
-        (images / name).symlink_to(file)
-    partition = "".join(f"{name} {int(number >= count)}\n" for number, name in enumerate(names))
-    (images.parent / "list_eval_partition.txt").write_text(partition)
-    for file, header in LISTS.items():
-        (images.parent / file).write_text("0\nvalue\n" * header + "".join(f"{name} 1\n" for name in names))
-
-
 def their_loader(folder: Path, batch: int) -> DataLoader:
     """Return torchvision's images, as its users load them."""
-    steps = [transforms.CenterCrop(CROP), transforms.Resize(SIZE), transforms.RandomHorizontalFlip()]
-    images = Theirs(str(folder), transform=transforms.Compose([*steps, transforms.ToTensor()]))
+    square = transforms.Lambda(lambda image: transforms.functional.center_crop(image, min(image.size)))
+    steps = [square, transforms.Resize(SIZE), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    images = Theirs(str(folder), transform=transforms.Compose(steps))
     return DataLoader(images, batch_size=batch, shuffle=True, num_workers=WORKERS, drop_last=True)
 
 
 def our_data(folder: Path, cache: Path, batch: int) -> CelebA:
     """Return our data module as a Trainer sets it up, for an epoch of whole batches; builds the cache."""
-    data = CelebA(str(folder), f"c{CROP}", size=SIZE, batch_size=batch, cache=str(cache))
+    data = CelebA(str(folder), "square", size=SIZE, batch_size=batch, cache=str(cache))
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
     data.setup("fit")
@@ -206,23 +181,23 @@ def photographs(batch: dict[str, Tensor]) -> Tensor:
     return batch["image"].to(torch.float32, memory_format=torch.channels_last) / 255
 
 
-def loading(folder: Path, batch: int) -> dict[str, float]:
-    """Return the core milliseconds of an image in an epoch of loading alone, of theirs and ours."""
-    start, images = core_seconds(), 0
-    for x, _ in their_loader(folder, batch):
-        images += len(x)
-    marks = [start, core_seconds()]
-    with tempfile.TemporaryDirectory() as cache, quiet():
+def loading(folder: Path, batch: int) -> list[Epoch]:
+    """Return what an epoch of loading alone costs, by rows."""
+    marks = [core_seconds()]
+    for _ in their_loader(folder, batch):
+        pass
+    marks.append(core_seconds())
+    keep_freed_memory()  # as `fit` does
+    with tempfile.TemporaryDirectory() as cache:
         data = our_data(folder, Path(cache), batch)
         for _ in range(2):
             for loaded in data.train_dataloader():
                 photographs(loaded)
             marks.append(core_seconds())
-    costs = [1e3 * (b - a) / images for a, b in zip(marks, marks[1:], strict=False)]
-    return dict(zip(ROWS, costs, strict=True))
+    return [Epoch(b - a) for a, b in zip(marks, marks[1:], strict=False)]
 
 
-def their_training(folder: Path, net: Net) -> Epoch:
+def their_training(folder: Path, net: Net) -> list[Epoch]:
     """Train for an epoch by the shortest loop."""
     vae = net.vae()
     adam = torch.optim.Adam(vae.parameters(), 2e-4)
@@ -236,65 +211,61 @@ def their_training(folder: Path, net: Net) -> Epoch:
         adam.zero_grad()
         loss.backward()
         adam.step()
-    return Epoch(core_seconds() - core, batches.seconds, time.perf_counter() - wall)
+    return [Epoch(core_seconds() - core, batches.seconds, time.perf_counter() - wall)]
 
 
-def our_training(folder: Path, net: Net, count: int) -> list[Epoch]:
-    """Train for EPOCHS epochs by `train.py fit`; the first one builds the cache."""
-    steps = count // net.batch
-    data = ["--data", f"{Timed.__module__}.Timed", "--data.root", str(folder), "--data.batch_size", str(net.batch)]
+def our_training(folder: Path, net: Net) -> list[Epoch]:
+    """Train for EPOCHS epochs by `train.py fit`; the first one builds the cache. Return the first and the last."""
+    steps = len(their_loader(folder, net.batch))
+    data = ["--data", f"{Timed.__module__}.Timed", "--data.root", str(folder), "--data.crop", "square"]
     few = ["--model.prior_images", "16", "--model.prior_components", "0", "--trainer.max_steps", str(EPOCHS * steps)]
     ends = ["--trainer.callbacks", f"[{{class_path: {EpochEnds.__module__}.EpochEnds, init_args: {{steps: {steps}}}}}]"]
-    with tempfile.TemporaryDirectory() as runs, quiet():
+    with tempfile.TemporaryDirectory() as runs:
         where = ["--runs", runs, "--data.cache", f"{runs}/cache", "--wandb", "off", "--trainer.accelerator", "cpu"]
+        where += ["--data.batch_size", str(net.batch)]
         train.main(["fit", "-c", str(CONFIG), *data, *net.options(), *few, *ends, *where])
-    return Timed.epochs
+    return [Timed.epochs[0], Timed.epochs[-1]]
 
 
-def training(folder: Path, net: Net, count: int) -> dict[str, Epoch]:
-    """Return what an epoch of training costs, of theirs, and of ours the first and the last."""
-    epochs = our_training(folder, net, count)
-    return dict(zip(ROWS, (their_training(folder, net), epochs[0], epochs[-1]), strict=True))
+def measured(call: str, folder: Path) -> list[Epoch]:
+    """Return what a call of a function of this file returns in a process of its own: memory is kept by process."""
+    code = f"from tests.benchmarks.loading import *; folder = Path({str(folder)!r}); found = {call}"
+    command = [sys.executable, "-W", "ignore", "-c", f"{code}; print('\\n' + json.dumps(found))"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return [Epoch(*epoch) for epoch in json.loads(done.stdout.splitlines()[-1])]
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what a run prints to itself."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+def show(name: str, runs: list[list[Epoch]], images: int) -> None:
+    """Print the rows of a measurement: medians over its runs, and of the ratios to the first row within a run."""
+    for number, row in enumerate(ROWS):
+        cost = statistics.median(1e3 * run[number].core / images for run in runs)
+        times = statistics.median(run[0].core / run[number].core for run in runs)
+        waiting = statistics.median(run[number].waiting / run[number].wall for run in runs)
+        said = f"{waiting:>9.1%}" if waiting else ""
+        print(f"{f'{name}, {row}':<44}{cost:>12.3f}{1e3 / cost:>10,.0f}{times:>7.1f}{said}", flush=True)
 
 
-def main(root: str | None = None, rounds: int = 3, count: int = 1024) -> None:
+def main(root: str | None = None, rounds: int = 3, count: int = 1024, scale: int = 1) -> None:
     """Print core time and ratios of loading alone, and of training with it.
 
     Args:
         root: folder that holds CelebA's img_align_celeba/; by default portraits are drawn.
         rounds: measurements of each row.
         count: images of an epoch.
+        scale: by which the pictures are enlarged.
     """
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    print(f"{count} JPEG files, {SIZE} pixels, {rounds} rounds, one thread and {WORKERS} workers, core seconds")
-    print(f"{'':<52}{'ms an image':>12}{'images/s':>10}{'times':>7}{'waiting':>9}", flush=True)
+    print(f"{count} JPEG files of {178 * scale}x{218 * scale}, read as {SIZE} pixels, {rounds} rounds, core seconds")
+    print(f"{'':<44}{'ms an image':>12}{'images/s':>10}{'times':>7}{'waiting':>9}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_celeba(folder, root, count)
-        alone = [loading(folder, BATCH) for _ in range(rounds)]
-        for row in ROWS:
-            show(f"loading, {row}", [(run[row], run[ROWS[0]]) for run in alone])
+        write_celeba(folder, root, count, scale)
+        show("loading", [measured("loading(folder, BATCH)", folder) for _ in range(rounds)], count // BATCH * BATCH)
         for name, net in NETS.items():
-            runs, images = [training(folder, net, count) for _ in range(rounds)], count // net.batch * net.batch
-            for row in ROWS:
-                costs = [(1e3 * run[row].core / images, 1e3 * run[ROWS[0]].core / images) for run in runs]
-                waiting = statistics.median(run[row].waiting / run[row].wall for run in runs)
-                show(f"training {name}, {row}", costs, f"{waiting:>9.1%}")
-
-
-def show(name: str, costs: list[tuple[float, float]], waiting: str = "") -> None:
-    """Print a row: its core milliseconds of an image and those of the first row, in each round."""
-    cost = statistics.median(mine for mine, _ in costs)
-    times = statistics.median(first / mine for mine, first in costs)
-    print(f"{name:<52}{cost:>12.3f}{1e3 / cost:>10,.0f}{times:>7.1f}{waiting}", flush=True)
+            calls = [f"{function}(folder, NETS[{name!r}])" for function in ("their_training", "our_training")]
+            runs = [[epoch for call in calls for epoch in measured(call, folder)] for _ in range(rounds)]
+            show(f"training {name}", runs, count // net.batch * net.batch)
 
 
 if __name__ == "__main__":
