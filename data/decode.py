@@ -133,9 +133,13 @@ def decode_rgb(data: bytes, converted: list[str]) -> Image.Image:
         elif image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("RGB")
-        image.getexif()[ORIENTATION] = orientation
-        image = ImageOps.exif_transpose(image)
+        # Both calls copy where they have nothing to do, a quarter of the time of a small JPEG.
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if orientation != 1:
+            image.getexif()[ORIENTATION] = orientation
+            image = ImageOps.exif_transpose(image)
+        image.load()  # while the file is open
     converted += kinds
     return image
 

@@ -87,13 +87,27 @@ class CachedImages(Dataset):
         return {name: value[0] for name, value in self.__getitems__([item]).items()}
 
     def __getitems__(self, items: Sequence[int | tuple[int, bool]]) -> dict[str, Tensor]:
-        """Return {"index": (B,), "image": (B, 3, H, W) uint8} and the cache's other arrays: "regions": (B, H, W)."""
+        """Return {"index": (B,), "image": (B, 3, H, W) uint8} and the cache's other arrays: "regions": (B, H, W).
+
+        Arrays of colours have the strides of channels_last, the networks' format: a copy less in each training step.
+        """
         pairs = [item if isinstance(item, tuple) else (item, False) for item in items]
         index, flip = (np.array(column) for column in zip(*pairs, strict=True))
+        flipped = np.flatnonzero(flip)
         batch = {"index": torch.from_numpy(index)}
         for name, array in self.arrays.items():
             values = array[index]  # a copy, (B, H, W, 3) or (B, H, W)
-            values[flip] = values[flip, :, ::-1]
+            if len(flipped):
+                values[flipped] = _mirrored(values[flipped])
             tensor = torch.from_numpy(values)
-            batch[name] = rearrange(tensor, "B H W C -> B C H W").contiguous() if tensor.ndim == 4 else tensor
+            batch[name] = rearrange(tensor, "B H W C -> B C H W") if tensor.ndim == 4 else tensor
         return batch
+
+
+def _mirrored(values: np.ndarray) -> np.ndarray:
+    """Mirror (B, H, W, 3) or (B, H, W) uint8 horizontally: by PyTorch, whose loop is 5 times as fast as numpy's."""
+    images = torch.from_numpy(values)
+    if images.ndim == 3:
+        return images.flip(2).numpy()
+    channels_last = rearrange(images, "B H W C -> B C H W")  # the fast loop is for this layout
+    return rearrange(channels_last.flip(3), "B C H W -> B H W C").numpy()

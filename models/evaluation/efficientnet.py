@@ -9,7 +9,8 @@ from einops import reduce
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.evaluation.feature_net import FeatureNet, keep_freed_memory, read_weights
+from models.core.memory import keep_freed_memory
+from models.evaluation.feature_net import FeatureNet, read_weights
 
 SIDES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 """Name -> side in pixels of its training images."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.files import replacing
+from models.core.memory import keep_freed_memory
 from models.inference.checkpoint import Card, read_checkpoint
 from models.training.checkpoints import Checkpoints
 from models.training.evaluator import Evaluator
@@ -234,6 +235,7 @@ class CLI(LightningCLI):
             say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
         elif self.asked_for_last:
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
+        keep_freed_memory()  # 11 % of a step of stage 1
         self.trainer.fit(model, **settings)
         if end := early_end(self.trainer, model):
             say(end)

@@ -79,7 +79,7 @@ def test_batch_is_channels_first_uint8_in_the_requested_order():
     batch = CachedImages(cache).__getitems__([4, 0, (2, False)])
     assert batch["index"].tolist() == [4, 0, 2]
     for name in ("image", "clean"):
-        assert batch[name].dtype == torch.uint8 and batch[name].is_contiguous()
+        assert batch[name].dtype == torch.uint8 and batch[name].is_contiguous(memory_format=torch.channels_last)
         assert np.array_equal(batch[name].numpy(), cache[name][[4, 0, 2]].transpose(0, 3, 1, 2))
     assert np.array_equal(batch["regions"].numpy(), cache["regions"][[4, 0, 2]])
 
