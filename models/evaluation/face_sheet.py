@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
-from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from models.core.command_line import fail_if_known
@@ -139,6 +138,8 @@ def score_lines(key: dict[int, str], raters: dict[str, set[int]]) -> list[str]:
             share = len(broken & numbers) / len(numbers)
             cells.append(f"{100 * share:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})")
         lines.append("".join(f"{cell:>30}" for cell in (f"{len(numbers)} {kind}", *cells)))
+    from sklearn.metrics import cohen_kappa_score  # here: no other command needs it, and it takes half a second
+
     names = list(raters)
     for first, second in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
         pair = ([number in raters[name] for number in sorted(key)] for name in (first, second))
