@@ -1,6 +1,7 @@
 """From seeds to images: the VAE, its prior and, after stage 2, the denoiser; or the generator of a plain GAN."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -102,8 +103,8 @@ class Pipeline(Networks):
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
         if not self.bf16:
             return self.render(self.prior(latent_noise, prior), pixel_noise)
-        # One by one: the last bits of z depend on the batch, and bf16 would make levels of a picture of them.
-        z = torch.cat([self.prior(noise, prior) for noise in latent_noise.split(1)])
+        # In float64: the last bits of a product depend on the batch, and bf16 would make levels of a picture of them.
+        z = deepcopy(self.prior).double()(latent_noise.double(), prior).float()
         with torch.autocast(z.device.type, torch.bfloat16):
             return self.render(z, pixel_noise.contiguous(memory_format=torch.channels_last))
 
