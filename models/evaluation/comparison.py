@@ -14,6 +14,7 @@ from models.evaluation import figures
 from models.evaluation.estimates import Estimate, average
 from models.evaluation.feature_collector import FeatureCollector, chosen_numbers, image_rows
 from models.evaluation.image_sets import (
+    BUDGETS,
     FLOOR,
     LEAST_IMAGES,
     METRICS,
@@ -25,7 +26,7 @@ from models.evaluation.image_sets import (
     merged,
     prior_ladder,
 )
-from models.evaluation.manifold import nearest_neighbours
+from models.evaluation.manifold import copies, nearest_neighbours
 from models.evaluation.report import Findings, Subject
 from models.evaluation.tables import Table, budget_lines, ladder_lines, metric_lines, values_of
 from models.inference.pictures import panel
@@ -40,8 +41,8 @@ class DrawComparison:
     """Evaluator: images drawn from the prior, and reconstructions, compared with held-out images, n with n.
 
     Values: NET/ROW/METRIC with NET/ROW/METRIC_low and _high, over seeds NET/ROW/METRIC_std, NET/prior/NAME/METRIC,
-    NET/budget/ROW/PART and, at infinite n, NET/budget_infinity/ROW/PART, spectrum/ROW/METRIC, about/NAME. Figures:
-    spectra of all rows, and draws beside the nearest training images.
+    NET/budget/METRIC/ROW/PART, spectrum/ROW/METRIC, about/NAME. Figures: spectra of all rows, and draws beside the
+    nearest training images.
 
     Raises:
         InputError: too few held-out images.
@@ -54,6 +55,11 @@ class DrawComparison:
     def __init__(self, subject: Subject) -> None:
         self.subject, data = subject, subject.data
         held_out, least = data.describe()["images"]["test"], max(LEAST_IMAGES, subject.world)
+        if held_out < 2 * least:
+            raise InputError(
+                f"evaluation: {held_out:,} held-out images are too few; give at least {2 * least}, or "
+                "--evaluation.off true"
+            )
         if held_out < 2 * subject.n:
             raise InputError(
                 f"evaluation: {held_out:,} held-out images are too few for n {subject.n:,}, 2n are compared in two "
@@ -74,8 +80,13 @@ class DrawComparison:
         n = self.subject.n
         if 2 * n < held_out:
             yield f"{2 * n:,} of {held_out:,} held-out images, chosen with seed 0"
-        if n < FRECHET_FEW:
-            yield f"n {n:,}: a Frechet distance is mostly bias; read it above that of row {FLOOR}, or take the kernel's"
+        wide = [net.name for net in self.subject.nets if net.dimension > n]
+        if n < FRECHET_FEW or wide:
+            than = f", fewer than the features of {', '.join(wide)}" if wide else ""
+            yield (
+                f"n {n:,}{than}: much of a Frechet distance is bias; read it above that of row {FLOOR}, or take the "
+                "kernel's, which has none"
+            )
         if self.train_missing:
             yield f"no row train and no nearest neighbours: {self.train_missing}"
         else:
@@ -148,18 +159,28 @@ class Comparison:
             rows[row] = over_seeds(seeds)
             if len(seeds) > 1:
                 spread[row] = {n: torch.tensor([found[n].value for found in seeds]).std().item() for n in METRICS}
-        parts, infinite = budget(rows, "frechet"), budget(rows, "frechet_infinity")
-        lines = [f"features of {net}:", *metric_lines(rows, self.spectra, spread), "", *budget_lines(parts, infinite)]
-        values = dict(values_of(net, rows)) | dict(values_of(f"{net}/budget", parts))
-        values |= dict(values_of(f"{net}/budget_infinity", infinite))
+        ladders = {row: prior_ladder(draws, through) for row, draws, through in self.ladders(net)}
+        budgets = {metric: budget(rows, metric, ladders) for metric in BUDGETS}
+        lines = [f"features of {net}:", *metric_lines(rows, self.spectra, spread), "", *budget_lines(budgets)]
+        values = dict(values_of(net, rows))
+        for metric, parts in budgets.items():
+            values |= values_of(f"{net}/budget/{metric}", parts)
         values |= {f"{net}/{row}/{name}_std": std for row, found in spread.items() for name, std in found.items()}
-        if self.means:
-            through = next(row for row in self.sets if row.startswith("reconstruction"))
-            draws = {prior: images.features[net] for prior, images in self.means.items()}
-            ladder = prior_ladder(draws, self.sets[through][0].features[net])
-            values |= dict(values_of(f"{net}/prior", ladder))
+        if ladders:
+            ladder = next(iter(ladders.values()))
+            values |= values_of(f"{net}/prior", ladder)
             lines += ["", *ladder_lines(ladder)]
         return rows, values, lines
+
+    def ladders(self, net: str) -> Iterator[tuple[str, dict[str, Tensor], Tensor]]:
+        """Yield every row of draws with features of its images by prior, and of its reconstructions, of seed 0.
+
+        The first row has all priors, the others the best one. A plain GAN has none.
+        """
+        for row, images in self.sets.items():
+            if through := self.sets.get(f"reconstruction_{row}"):
+                draws = self.means if row == next(iter(self.sets)) else {"best": images[0]}
+                yield row, {prior: of.features[net] for prior, of in draws.items()}, through[0].features[net]
 
     def pictures(self, chosen: list[int]) -> dict[str, Figure | Image]:
         """Return the spectra of all rows and, beside draws, the nearest of the training images of these numbers."""
@@ -171,6 +192,16 @@ class Comparison:
             neighbours = nearest_training_images(self.subject, row, drawn, bank, torch.tensor(chosen))
             pictures["neighbours"] = panel(neighbours)
         return pictures
+
+
+def copy_lines(held_out: Tensor) -> list[str]:
+    """Return a line if several held-out images have the same features (N, D), which lowers the row of photographs."""
+    if not (same := copies(held_out)):
+        return []
+    return [
+        f"{same:,} of {len(held_out):,} held-out images have the features of another: distances are too small; remove "
+        "copies, or take another network"
+    ]
 
 
 def over_seeds(found: list[dict[str, Estimate]]) -> dict[str, Estimate]:

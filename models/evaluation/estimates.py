@@ -50,12 +50,14 @@ class Estimate:
         return Estimate(self.replicates / other.replicates)
 
     def __str__(self) -> str:
-        """Return `value ±half_width` with two digits of the half width."""
-        width = self.half_width
+        """Return `value ±half_width` with two digits of the half width; huge numbers as 1.2e+07 ±3.4e+06."""
+        value, width = self.value, self.half_width
         if not 1e-9 < width < inf:
-            return f"{self.value:.4g}"
+            return f"{0 if abs(value) < 1e-12 else value:.4g}"
+        if max(abs(value), width) >= 1e6:
+            return f"{value:.2g} ±{width:.2g}"
         decimals = max(1 - floor(log10(width)), 0)
-        return f"{self.value:.{decimals}f} ±{width:.{decimals}f}"
+        return f"{value:.{decimals}f} ±{width:.{decimals}f}"
 
     def values(self, name: str) -> dict[str, float]:
         """Return value and 95 % interval as NAME, NAME_low and NAME_high."""

@@ -121,7 +121,9 @@ def read_weights(name: str, path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         reason = type(error).__name__
-        raise InputError(f"{name}: weights {path} cannot be read ({reason}); delete the file and get it anew") from None
+        raise InputError(
+            f"{name}: weights {path} cannot be read ({reason}); give another file, or get it anew"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{name}: {path} holds no weights by name; get the file anew")
     return state

@@ -19,6 +19,9 @@ from models.evaluation.spectrum import PowerSpectrum, spectrum_error, spectrum_g
 METRICS = ("frechet", "frechet_infinity", "kernel", "precision", "recall", "density", "coverage")
 """Metrics of a row by one feature network, in the order of the table's columns."""
 
+BUDGETS = ("frechet", "frechet_infinity", "kernel")
+"""Metrics whose distance is divided among decoder and prior."""
+
 SPECTRUM_METRICS = ("gap", "error")
 
 FLOOR = "photographs"
@@ -34,6 +37,9 @@ class ImageSet:
     features: dict[str, Tensor]  # by name of the network, in the order of the images, float32, (N, D)
     spectrum: PowerSpectrum  # of the pixels
 
+
+Rows = Mapping[str, Mapping[str, Estimate]]
+"""Estimates by row and metric, or by row and part."""
 
 Pairs = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
@@ -79,51 +85,63 @@ def compare_spectra(drawn: PowerSpectrum, real: PowerSpectrum) -> dict[str, Esti
     return crossed(statistics, drawn.powers, real.powers)
 
 
-def prior_ladder(draws: dict[str, Tensor], reconstructions: Tensor) -> dict[str, dict[str, Estimate]]:
-    """Return `frechet` and `ratio` by prior: distances of mean images between z ~ the prior and z ~ q(z|x).
+def distances(features: Tensor, reference: Tensor) -> dict[str, Estimate]:
+    """Return `frechet` and `kernel` of two sets that share their held-out images, both (2n, D)."""
 
-    `ratio` divides by the distance between the two halves of the reconstructions, the row `halves`. All have n images
-    on each side, so that the ratio of a perfect prior is about 1.
+    def statistics(one: Tensor, other: Tensor) -> dict[str, Tensor]:
+        return {"frechet": frechet_distance(one, other), "kernel": kernel_distance(one, other)}
+
+    return crossed(statistics, features, reference)
+
+
+def prior_ladder(draws: dict[str, Tensor], reconstructions: Tensor) -> dict[str, dict[str, Estimate]]:
+    """Return `frechet`, `ratio` and `kernel` by prior: distances of images between z ~ the prior and z ~ q(z|x).
+
+    `ratio` divides the Frechet distance by that between the two halves of the reconstructions, the row `halves`. All
+    have n images on each side, so that the ratio of a perfect prior is about 1. That of any other grows with n, as the
+    halves' distance is bias alone; the kernel distance has no bias.
 
     Args:
-        draws: features of the mean images, (2n, D), by prior.
-        reconstructions: features of the mean images of held-out photographs, (2n, D).
+        draws: features of the images, (2n, D), by prior.
+        reconstructions: features of the images of held-out photographs, (2n, D).
     """
-
-    def frechet(features: Tensor) -> Estimate:
-        return crossed(lambda one, other: {"frechet": frechet_distance(one, other)}, features, reconstructions)[
-            "frechet"
-        ]
-
-    halves = frechet(reconstructions)
-    ladder = {"halves": {"frechet": halves}}
+    ladder = {"halves": distances(reconstructions, reconstructions)}
+    halves = ladder["halves"]["frechet"]
     for name, features in draws.items():
-        distance = frechet(features)
-        ladder[name] = {"frechet": distance, "ratio": distance / halves}
+        found = distances(features, reconstructions)
+        ladder[name] = {"frechet": found["frechet"], "ratio": found["frechet"] / halves, "kernel": found["kernel"]}
     return ladder
 
 
-def budget(rows: dict[str, dict[str, Estimate]], metric: str) -> dict[str, dict[str, Estimate]]:
+def budget(rows: Rows, metric: str, ladders: Mapping[str, Rows] | None = None) -> dict[str, dict[str, Estimate]]:
     """Return how a distance of each row of draws comes about: `floor`, then what is added by `decoder` and `prior`.
 
     The floor is the distance between photographs. The decoder, with the denoiser for the row `denoised`, adds what
     stands between that and its reconstructions of photographs. The prior adds what stands between those and draws. The
     generator of a plain GAN adds everything above the floor.
 
+    Squared distances do not add: both may move features in one direction. So `prior_alone` is the distance of draws to
+    reconstructions, above that of two halves of the reconstructions. It is part of `prior`, or all of it.
+
     Args:
         rows: estimates by row and metric; with FLOOR.
-        metric: `frechet` or `frechet_infinity`.
+        metric: `frechet`, `frechet_infinity` or `kernel`.
+        ladders: prior_ladder of each row of draws, whose last prior is that of the draws.
 
     Returns:
-        By row of draws; the parts add up to `total`.
+        By row of draws; floor, decoder (or generator) and prior add up to `total`.
     """
-    floor, parts = rows[FLOOR][metric], {}
+    floor, parts, ladders = rows[FLOOR][metric], {}, ladders or {}
     for name, row in rows.items():
         if name == "generated":
             parts[name] = {"floor": floor, "generator": row[metric] - floor, "total": row[metric]}
         elif through := rows.get(f"reconstruction_{name}"):
             decoder, prior = through[metric] - floor, row[metric] - through[metric]
-            parts[name] = {"floor": floor, "decoder": decoder, "prior": prior, "total": row[metric]}
+            alone = {}
+            if (ladder := ladders.get(name)) and metric in ladder["halves"]:
+                *_, draws = ladder.values()
+                alone = {"prior_alone": draws[metric] - ladder["halves"][metric]}
+            parts[name] = {"floor": floor, "decoder": decoder, "prior": prior, **alone, "total": row[metric]}
     return parts
 
 

@@ -80,6 +80,13 @@ def manifold_scores(
 
 
 @full_precision()
+def copies(features: Tensor, chunk: int = 1024) -> int:
+    """Count the images (N, D) with the features of another one: nearer than features vary with the batch, 1e-5."""
+    (nearest,) = _radii(_centred(features, features)[0], (1,), chunk)  # (N,)
+    return int((nearest <= 1e-5 * features.double().square().sum(1).mean().sqrt()).sum())
+
+
+@full_precision()
 def nearest_neighbours(features: Tensor, bank: Tensor, k: int = 1, chunk: int = 1024) -> Tensor:
     """Return the indices of the k rows of the bank nearest to each feature, nearest first: (N, k) int64.
 

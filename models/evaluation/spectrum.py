@@ -35,10 +35,6 @@ class PowerSpectrum:
             raise InputError(f"power spectrum: {count:,} images of {width}x{height}; give square ones, one at least")
         return cls(radial_power(luminance(levels)), width)
 
-    def __getitem__(self, rows: Tensor | slice) -> "PowerSpectrum":
-        """Return the spectra of some of the images."""
-        return PowerSpectrum(self.powers[rows], self.size)
-
     @property
     def power(self) -> Tensor:
         """Mean over the images, (R,), squared [0, 1] units per pixel: white noise of std s has s^2 everywhere."""

@@ -12,10 +12,11 @@ PARTS = {
     "floor": "photographs (the floor)",
     "decoder": "decoder and denoiser add",
     "prior": "the prior adds",
+    "prior_alone": "of which it alone",
     "generator": "the generator adds",
     "total": "draws",
 }
-HEADS = {"frechet_infinity": "at infinite n"}
+HEADS = {"frechet_infinity": "extrapolated"}
 
 
 def metric_lines(rows: Table, spectra: Table, spread: dict[str, dict[str, float]]) -> list[str]:
@@ -35,19 +36,23 @@ def metric_lines(rows: Table, spectra: Table, spread: dict[str, dict[str, float]
     return lines
 
 
-def budget_lines(parts: Table, infinite: Table) -> list[str]:
-    """Return the budget of the Frechet distance, at n images and at infinitely many: a column for each row of draws."""
-    lines = [_line("budget of the distance", [cell for row in parts for cell in (row, "at infinite n")])]
-    for part in next(iter(parts.values())):
-        cells = [str(table[row][part]) for row in parts for table in (parts, infinite)]
-        lines.append(_line(PARTS[part], cells))
+def budget_lines(budgets: dict[str, Table]) -> list[str]:
+    """Return the budget of each distance, by metric: a column for each row of draws and metric."""
+    columns = [(row, metric) for row in next(iter(budgets.values())) for metric in budgets]
+    heads = [row if n % len(budgets) == 0 else HEADS.get(metric, metric) for n, (row, metric) in enumerate(columns)]
+    lines = [_line("budget of the distance", heads)]
+    for part, words in PARTS.items():
+        cells = [budgets[metric][row].get(part, "") for row, metric in columns]
+        if any(cells):
+            lines.append(_line(words, [str(cell) for cell in cells]))
     return lines
 
 
 def ladder_lines(ladder: Table) -> list[str]:
-    """Return the priors by the distance of their mean images to those of reconstructions."""
-    lines = [_line("prior, its means", ["frechet", "ratio"])]
-    return lines + [_line(prior, [str(estimate) for estimate in found.values()]) for prior, found in ladder.items()]
+    """Return the priors by the distance of their images to reconstructions."""
+    names = ["frechet", "ratio", "kernel"]
+    lines = [_line("prior, its means", names)]
+    return lines + [_line(prior, [str(found.get(name, "")) for name in names]) for prior, found in ladder.items()]
 
 
 def values_of(prefix: str, table: Table) -> Iterator[tuple[str, float]]:
@@ -58,4 +63,4 @@ def values_of(prefix: str, table: Table) -> Iterator[tuple[str, float]]:
 
 
 def _line(head: str, cells: list[str]) -> str:
-    return f"{head:>24}" + "".join(f"{cell:>17}" for cell in cells)
+    return f"{head:>24}" + "".join(f" {cell:>16}" for cell in cells)  # at least a blank between long ones

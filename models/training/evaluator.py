@@ -44,7 +44,7 @@ class Evaluator(Callback):
         cache: folder of the statistics of real images, which are measured once.
         batch_size: images drawn at once.
         sheet: draws on a sheet of faces to score by eye, see models/evaluation/face_sheet.py; 0 for no sheet.
-        off: compare no images; modes are counted all the same.
+        off: compare no images and write no sheet; modes are counted all the same.
 
     Raises:
         InputError: a number out of range, or no feature network.
@@ -62,10 +62,10 @@ class Evaluator(Callback):
         sheet: int = 64,
         off: bool = False,
     ) -> None:
-        if n is not None and n < LEAST_IMAGES or seeds < 1 or batch_size < 1 or sheet < 0:
+        if n is not None and n < LEAST_IMAGES or seeds < 1 or batch_size < 1 or sheet < 0 or sheet == 1:
             raise InputError(
                 f"evaluation: n ({n}) must be at least {LEAST_IMAGES}, seeds ({seeds}) and batch_size ({batch_size}) "
-                f"at least 1, sheet ({sheet}) at least 0"
+                f"at least 1, sheet ({sheet}) at least 2, or 0 for none"
             )
         self.n, self.options = (
             n,

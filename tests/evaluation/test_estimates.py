@@ -31,7 +31,10 @@ def test_differences_and_means_know_that_their_images_are_the_same():
     assert average([found["one"], found["twice"]]).value == pytest.approx(1.5 * found["one"].value)
 
 
-@pytest.mark.parametrize(("replicates", "shown"), [([2.0, 1.0, 3.0], "2 ±13"), ([0.5, 0.5, 0.5], "0.5")])
+@pytest.mark.parametrize(
+    ("replicates", "shown"),
+    [([2.0, 1.0, 3.0], "2 ±13"), ([0.5, 0.5, 0.5], "0.5"), ([-1e-17] * 3, "0"), ([2e7, 1e7, 3e7], "2e+07 ±1.3e+08")],
+)
 def test_an_estimate_is_shown_with_two_digits_of_its_half_width(replicates, shown):
     assert str(Estimate(torch.tensor(replicates, dtype=torch.float64))) == shown
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.evaluation.face_sheet import FaceSheet, main, read_key
+from models.evaluation.face_sheet import FaceSheet, kappa, main, read_key, shuffled
+from tests.tiny import error_of
 
 
 class Data:
@@ -69,17 +70,59 @@ def test_scores_become_shares_with_wilsons_intervals(made, tmp_path, capsys):
     main([str(path), str(tmp_path / "one.txt"), str(tmp_path / "two.txt")])
     said = capsys.readouterr().out
     assert "30 (11 to 60)" in said and "20 (6 to 51)" in said  # Wilson's of 3 and 2 of 10
-    assert "0 (0 to 43)" in said and "kappa 0.77" in said
+    assert "0 (0 to 43)" in said and "kappa 0.77, of draws alone 0.74" in said
 
 
-@pytest.mark.parametrize(("text", "said"), [("3 99", "no face 99; its numbers are 1 to 20"), (None, "one.txt")])
-def test_wrong_scores_are_refused_in_a_line(made, tmp_path, capsys, text, said):
-    if text is not None:
-        (tmp_path / "one.txt").write_text(text)
-    with pytest.raises(SystemExit):
-        main([str(made[0]), str(tmp_path / "one.txt")])
-    assert said in capsys.readouterr().err
-    (tmp_path / "key.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "key.csv"), str(made[0])])
-    assert "is no key of a sheet" in capsys.readouterr().err
+def test_another_models_sheet_has_another_order():
+    images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    order, other = shuffled(images), shuffled(images.flip(3))
+    assert order.equal(shuffled(images)) and not order.equal(other)
+    assert sorted(order.tolist()) == sorted(other.tolist()) == list(range(64))
+
+
+def test_fewer_draws_than_asked_for_are_said():
+    assert FaceSheet(SimpleNamespace(data=Data(), sheet=40)).notes == []
+    assert FaceSheet(SimpleNamespace(data=Data(), sheet=41)).notes == [
+        "sheet: 40 draws and not 41, for as many held-out images"
+    ]
+
+
+def test_kappa_is_agreement_beyond_chance_or_undefined():
+    """Of 10 faces both mark 2, one marks a third: observed 0.9, by chance 0.3 * 0.2 + 0.7 * 0.8 = 0.62."""
+    assert kappa(set(range(10)), {0, 1, 2}, {0, 1}) == f"{(0.9 - 0.62) / 0.38:.2f}"
+    assert kappa(set(range(10)), set(), set()) == "undefined" == kappa({1, 2}, {1, 2}, {1, 2})
+
+
+WRONG_SCORES = {
+    "absent": ("3 99", "no face 99; its numbers are 1 to 20"),
+    "zero": ("0", "no face 0"),
+    "range": ("3-7", "`3-7` is no number"),
+    "words": ("none of 20", "`none` is no number"),
+    "fraction": ("1.5", "`1.5` is no number"),
+    "no file": (None, "one.txt"),
+    "no text": (bytes(range(128, 256)), "is no text"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SCORES)
+def test_wrong_scores_are_refused_in_a_line(made, tmp_path, capsys, case):
+    content, said = WRONG_SCORES[case]
+    if content is not None:
+        (tmp_path / "one.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert said in error_of(capsys, lambda: main([str(made[0]), str(tmp_path / "one.txt")]))
+
+
+def test_raters_of_one_name_are_refused(made, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    raters = [tmp_path / "one.txt", tmp_path / "other/one.txt"]
+    for rater in raters:
+        rater.write_text("1, 2;\n 3 # 4\n")
+    assert "another rater is called one" in error_of(capsys, lambda: main([str(made[0]), *map(str, raters)]))
+
+
+@pytest.mark.parametrize("change", [("\n3,", "\n4,"), ("\n3,", "\n-3,"), (",draws", ",drawn"), ("number", "n"), None])
+def test_a_damaged_key_is_refused(made, tmp_path, capsys, change):
+    (tmp_path / "one.txt").write_text("1")
+    text = made[0].read_text()
+    made[0].write_text(text.replace(*change, 1) if change else "")
+    assert "is no key of a sheet" in error_of(capsys, lambda: main([str(made[0]), str(tmp_path / "one.txt")]))

@@ -82,15 +82,40 @@ def test_each_half_is_compared_with_the_other_half():
 def test_the_budget_adds_up_to_the_distance_of_the_draws():
     values = {FLOOR: 5.0, "mean": 60.0, "denoised": 30.0, "reconstruction_mean": 40.0, "reconstruction_denoised": 16.0}
     rows = {row: {"frechet": certain(value)} for row, value in values.items()}
-    parts = {row: {p: e.value for p, e in found.items()} for row, found in budget(rows, "frechet").items()}
+    ladder = {"halves": {"frechet": certain(6.0)}, "standard": {"frechet": certain(90.0)}}
+    ladders = {"denoised": ladder | {"learned": {"frechet": certain(13.0)}}}
+    parts = {row: {p: e.value for p, e in found.items()} for row, found in budget(rows, "frechet", ladders).items()}
     assert parts == {
         "mean": {"floor": 5, "decoder": 35, "prior": 20, "total": 60},
-        "denoised": {"floor": 5, "decoder": 11, "prior": 14, "total": 30},
+        "denoised": {"floor": 5, "decoder": 11, "prior": 14, "prior_alone": 7, "total": 30},
     }
     plain = budget({FLOOR: rows[FLOOR], "generated": rows["mean"]}, "frechet")
     assert {part: e.value for part, e in plain["generated"].items()} == {"floor": 5, "generator": 55, "total": 60}
-    lines = budget_lines(budget(rows, "frechet"), budget(rows, "frechet"))
-    assert [line.split()[-1] for line in lines[1:]] == ["5", "11", "14", "30"]
+    lines = budget_lines({"frechet": budget(rows, "frechet", ladders), "kernel": budget(rows, "frechet")})
+    assert lines[0].split()[-4:] == ["mean", "kernel", "denoised", "kernel"]
+    cells = {line[:24].strip(): line[24:].split() for line in lines[1:]}
+    assert cells["the prior adds"] == ["20", "20", "14", "14"] and cells["of which it alone"] == ["7"]
+    assert cells["draws"] == ["60", "60", "30", "30"] and len(cells) == 5
+
+
+def test_what_the_prior_alone_adds_is_less_where_the_decoder_shifts_the_same_way():
+    """Reconstructions 1 and draws 2 from photographs in each of 4 directions: 4, then 12 more, of which 4 alone."""
+    real, through, drawn = (features(2000, shift, seed) for seed, shift in enumerate((0.0, 1.0, 2.0)))
+    sets = {FLOOR: real, "reconstruction_mean": through, "mean": drawn}
+    rows = {row: compare(found, real) for row, found in sets.items()}
+    ladders = {"mean": prior_ladder({"learned": drawn}, through)}
+    parts = budget(rows, "frechet", ladders)["mean"]
+    for part, right in {"decoder": 4, "prior": 12, "prior_alone": 4, "total": 16}.items():
+        assert parts[part].value == pytest.approx(right, abs=0.8), part
+    assert "prior_alone" in budget(rows, "kernel", ladders)["mean"]
+    assert "prior_alone" not in budget(rows, "frechet_infinity", ladders)["mean"]
+
+
+def test_long_cells_stand_apart():
+    rows = {FLOOR: {"frechet": Estimate(torch.tensor([-1.123456e-3, -1.1e-3, -1.2e-3], dtype=torch.float64))}}
+    cell = str(rows[FLOOR]["frechet"])
+    line = budget_lines(dict.fromkeys(("frechet", "kernel"), {"mean": {"total": rows[FLOOR]["frechet"]}}))[1]
+    assert line.split()[1:] == cell.split() * 2
 
 
 def test_the_ladder_tells_a_right_prior_from_wrong_ones():
@@ -100,7 +125,9 @@ def test_the_ladder_tells_a_right_prior_from_wrong_ones():
     assert list(found) == ["halves", "standard", "fitted"]
     assert found["standard"]["frechet"].value == pytest.approx(4, abs=0.3)
     assert found["standard"]["ratio"].value > 50 and 0.1 < found["fitted"]["ratio"].value < 4
-    assert "ratio" not in found["halves"]
+    assert (
+        "ratio" not in found["halves"] and abs(found["fitted"]["kernel"].value) < found["fitted"]["kernel"].half_width
+    )
     lines = ladder_lines(found)
     assert [line.split()[0] for line in lines] == ["prior,", "halves", "standard", "fitted"]
 

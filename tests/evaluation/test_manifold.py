@@ -6,7 +6,7 @@ from einops import repeat
 from torch import Tensor
 
 from models.core.errors import InputError
-from models.evaluation.manifold import manifold_scores, nearest_neighbours
+from models.evaluation.manifold import copies, manifold_scores, nearest_neighbours
 from tests.evaluation.test_distances import D, normal
 
 
@@ -102,3 +102,11 @@ def test_nearest_neighbours_are_the_nearest(chunk):
     for k in (0, 34):
         with pytest.raises(InputError, match=f"k = {k} must lie between 1 and the 33"):
             nearest_neighbours(features, bank, k)
+
+
+def test_copies_are_counted_up_to_the_rounding_of_another_batch():
+    features = normal(50, D) + 3
+    assert copies(features) == 0
+    features[7], features[8] = features[3] * (1 + 1e-7), features[3]
+    assert copies(features) == 3
+    assert copies(features[:1].expand(20, -1)) == 20

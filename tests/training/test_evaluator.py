@@ -19,7 +19,7 @@ from models.evaluation import comparison
 from models.evaluation.distances import kernel_distance
 from models.evaluation.feature_collector import chosen_numbers
 from models.evaluation.feature_net import FeatureNet
-from models.evaluation.image_sets import METRICS
+from models.evaluation.image_sets import BUDGETS, METRICS
 from models.evaluation.report import Findings, Subject
 from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
 from models.inference.pipeline import Pipeline, load_pipeline
@@ -84,7 +84,7 @@ def test_a_plain_gan_has_one_row_of_draws_and_no_ladder(root, net):
     found = metrics(root / "plain/plain_gan")
     rows = {name.split("/")[2] for name in found if name.endswith("/kernel")}
     assert rows == {"generated", "photographs", "train"}
-    assert "test/patches/budget/generated/generator" in found
+    assert "test/patches/budget/frechet/generated/generator" in found
     assert not any("/prior/" in name for name in found) and folder.name == "plain_gan"
 
 
@@ -101,13 +101,17 @@ def test_a_test_writes_rows_a_budget_a_ladder_and_pictures(root, net, capsys, st
     assert {f"test/spectrum/{row}/{name}" for row in ROWS[stage] for name in ("gap", "error")} <= values.keys()
     assert {f"test/patches/prior/{name}/ratio" for name in ("standard", "fitted")} <= values.keys()
     for row in DRAWN[stage]:
-        parts = [values[f"test/patches/budget/{row}/{part}"] for part in ("floor", "decoder", "prior")]
-        assert sum(parts) == pytest.approx(values[f"test/patches/{row}/frechet"], rel=1e-9)
+        for metric in BUDGETS:
+            parts = [values[f"test/patches/budget/{metric}/{row}/{part}"] for part in ("floor", "decoder", "prior")]
+            assert sum(parts) == pytest.approx(values[f"test/patches/{row}/{metric}"], rel=1e-9)
+        assert f"test/patches/budget/kernel/{row}/prior_alone" in values
     about = {"n": N, "seeds": SEEDS, "nets": "patches", "crop": "none", "size": 32}
     assert {name: values[f"test/about/{name}"] for name in about} == about
     assert f"{N} images on each side, {SEEDS} seeds of draws" in table and "crop none, 32 pixels" in table
     said = capsys.readouterr().out
-    assert table.strip() in said and "n 9: a Frechet distance is mostly bias" in table
+    assert (
+        table.strip() in said and "n 9, fewer than the features of patches: much of a Frechet distance is bias" in table
+    )
     assert "18 of 19 held-out images, chosen with seed 0" in table
     assert f"test/{'distortion' if stage == 'vae' else 'margin'}" in table  # the module's own terms
     lines = [line.split()[0] for line in table.splitlines() if line.strip()]
@@ -187,6 +191,13 @@ def test_several_networks_measure_the_same_images_and_a_verdict_that_turns_is_sa
     assert values["test/patches/mean/kernel"] != values["test/opposite/mean/kernel"]
 
 
+def test_copies_among_the_held_out_images_are_said():
+    one = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    assert comparison.copy_lines(one) == []
+    (line,) = comparison.copy_lines(one[[0, 1, 2, 3, 4, 4]])
+    assert line.startswith("2 of 6 held-out images have the features of another")
+
+
 # --- being stopped
 
 
@@ -263,6 +274,8 @@ def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, n
 REFUSED = {
     "few images": (["--evaluation.n=7"], "n (7) must be at least 8"),
     "less than no sheet": (["--evaluation.sheet=-1"], "sheet (-1)"),
+    "a sheet of one": (["--evaluation.sheet=1"], "sheet (1) at least 2, or 0 for none"),
+    "hardly any held-out images": (["--data.valid_count=11"], "11 held-out images are too few; give at least 16"),
     "no seeds": (["--evaluation.seeds=0"], "seeds (0)"),
     "few held-out images": (["--data.valid_count=17"], "17 held-out images are too few for n 9"),
     "no weights": (
