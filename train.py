@@ -10,6 +10,9 @@
 Every entry of a config can be given on the command line; `fit --help` and `fit --model.help CLASS` list them.
 """
 
+from models.core.threads import START  # noqa: F401 (before torch: the load is measured from here on)
+
+# isort: split
 import logging
 import sys
 import warnings

@@ -1,5 +1,6 @@
 """Fixtures of all tests: one thread, and one tiny run of each stage that is trained once."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Trained:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Use one thread: small tensors gain nothing by more, and one thread adds in one order."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # train.py and sample.py do not choose another number
     torch.set_num_threads(1)
 
 

@@ -88,6 +88,26 @@ def test_an_image_depends_on_seed_and_number_alone(trained):
         assert np.abs(images(checkpoint, "--n", "7", "--batch_size", size) - many).max() <= 1
 
 
+@pytest.mark.parametrize("stage", ["vae", "gan"])
+def test_bf16_is_near_and_depends_on_seed_and_number_alone(trained, stage):
+    _, pipeline = load_pipeline(getattr(trained, stage) / "last.ckpt")
+    exact = pipeline.draw(0, range(20))
+    pipeline.bf16 = True
+    near = pipeline.draw(0, range(20))
+    for row, images in near.items():
+        assert images.dtype == torch.float32
+        assert 0 < 255 * (images - exact[row]).abs().mean() < 1, row
+        for numbers in (range(1), range(1, 4), range(4, 20)):
+            assert torch.equal(pipeline.draw(0, numbers)[row], images[numbers.start : numbers.stop]), row
+
+
+def test_the_precision_is_an_option(trained):
+    checkpoint = trained.gan / "last.ckpt"
+    exact, near = (images(checkpoint, "--n", "4", "--precision", precision) for precision in ("32", "bf16"))
+    assert np.array_equal(exact, images(checkpoint, "--n", "4")) and not np.array_equal(exact, near)
+    assert np.abs(exact.astype(int) - near).max() <= 8
+
+
 def test_the_standard_prior_is_another_one(trained):
     checkpoint = trained.vae / "last.ckpt"
     fitted = images(checkpoint, "--n", "2", "--row", "mean")

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
-from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from models.core.command_line import fail_if_known
@@ -187,6 +186,8 @@ def score_lines(key: dict[int, str], raters: dict[str, set[int]]) -> list[str]:
 
 def kappa(numbers: set[int], first: set[int], second: set[int]) -> str:
     """Return Cohen's kappa of two raters over some faces, as text; it is undefined if both call all or none broken."""
+    from sklearn.metrics import cohen_kappa_score  # here: no other command needs it, and it takes half a second
+
     pair = [[number in broken for number in numbers] for broken in (first, second)]
     return "undefined" if len({*pair[0], *pair[1]}) < 2 else f"{cohen_kappa_score(*pair):.2f}"
 

@@ -57,6 +57,7 @@ class Card:
         skipped_in_a_row: skipped steps since the last step that was taken.
         settings: a toy's settings.
         prior_note: why stage 1 has no fitted or no learned prior, in words.
+        threads: of the process that trained; 0 if nobody knows.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class Card:
     skipped_in_a_row: int = 0
     settings: dict[str, Any] | None = None
     prior_note: str | None = None
+    threads: int = 0
 
     def vae_config(self) -> VAEConfig:
         """Return the VAE's architecture."""
@@ -139,7 +141,7 @@ def to_export(card: Card, state: dict[str, Tensor]) -> bytes:
     content = f"{networks}, nothing else of training; float16 but for vectors and {FLOAT32}"
     card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=content)
     fields = asdict(card)
-    del fields["settings"]  # a toy's, which has no export
+    del fields["settings"], fields["threads"]  # a toy's, which has no export, and the run's
     if card.prior_note is None:
         del fields["prior_note"]
     return to_safetensors(fields, drawing_state(state))

@@ -1,6 +1,5 @@
 """Pictures of generated images: labelled panels with rows such as mean, std (a heat map with its scale), sample."""
 
-import matplotlib
 import numpy as np
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
@@ -8,7 +7,6 @@ from torch import Tensor
 
 from models.core.images import eight_bit
 
-HEAT = matplotlib.colormaps["inferno"]
 GAP, INK, PAPER = 2, (40, 40, 40), (255, 255, 255)
 
 
@@ -24,7 +22,14 @@ def heat_limit(std: Tensor) -> float:
 
 def heat_map(std: Tensor, limit: float) -> np.ndarray:
     """Colour the std (B, 3, H, W), averaged over channels, on a scale from 0 to `limit`: (B, H, W, 3) uint8."""
-    return HEAT(std.float().mean(1).cpu().numpy() / limit, bytes=True)[..., :3]
+    return colours(std.float().mean(1).cpu().numpy() / limit)
+
+
+def colours(values: np.ndarray) -> np.ndarray:
+    """Colour values (...) in [0, 1] from black by red to yellow: (..., 3) uint8."""
+    from matplotlib import colormaps  # here: images without a heat map do not wait for it
+
+    return colormaps["inferno"](values, bytes=True)[..., :3]
 
 
 def as_pictures(name: str, images: Tensor, limit: float = 0.2) -> np.ndarray:
@@ -65,7 +70,7 @@ def panel(rows: dict[str, Tensor], columns: int = 16, tile: int = 96) -> Image.I
 
 def _scale(font: ImageFont.FreeTypeFont, limit: float) -> Image.Image:
     """Draw the heat map's colours from 0 to `limit`, with both ends labelled in [0, 1] pixel units."""
-    bar = HEAT(np.linspace(0, 1, 160), bytes=True)[None, :, :3].repeat(font.size, axis=0)
+    bar = colours(np.linspace(0, 1, 160))[None].repeat(font.size, axis=0)
     start, label = int(font.getlength("std 0 ")), f"{limit:.3f}  (pixels in [0, 1])"
     picture = Image.new("RGB", (start + 166 + int(font.getlength(label)) + 2, 2 * font.size), PAPER)
     draw = ImageDraw.Draw(picture)

@@ -1,6 +1,7 @@
 """From seeds to images: the VAE, its prior and, after stage 2, the denoiser; or the generator of a plain GAN."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ class Networks(nn.Module):
     rows: tuple[str, ...]  # of the images that `draw` returns
     priors: tuple[PriorName, ...]  # that z can be drawn from, the best one last
     vae: VAE | None  # without one there are no reconstructions
+    bf16: bool = False  # whether `draw` computes the networks' products in bf16
 
     def load(self, state: dict[str, Tensor], path: str | Path) -> None:
         """Load the weights of a checkpoint, or raise an InputError if they belong to another architecture."""
@@ -99,7 +101,12 @@ class Pipeline(Networks):
         """
         self.check_prior(prior)
         latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
-        return self.render(self.prior(latent_noise, prior), pixel_noise)
+        if not self.bf16:
+            return self.render(self.prior(latent_noise, prior), pixel_noise)
+        # In float64: the last bits of a product depend on the batch, and bf16 would make levels of a picture of them.
+        z = deepcopy(self.prior).double()(latent_noise.double(), prior).float()
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return self.render(z, pixel_noise.contiguous(memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def reconstruct(self, seed: int, numbers: Iterable[int], x: Tensor) -> dict[str, Tensor]:
@@ -166,7 +173,9 @@ class PlainPipeline(Networks):
         """Draw images `numbers` of a seed, as `Pipeline.draw`; the noise of image i is a function of (seed, i)."""
         self.check_prior(prior)
         z = noise_of_images(seed, numbers, DRAW_STREAMS[0], (self.generator.config.latent,))
-        return {"generated": self.generator(z.to(next(self.generator.parameters()).device))}
+        z = z.to(next(self.generator.parameters()).device)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
+            return {"generated": self.generator(z).float()}
 
 
 def load_pipeline(path: str | Path) -> tuple[Card, Pipeline | PlainPipeline]:

@@ -18,7 +18,7 @@ TRAIN_STREAM, EVAL_STREAM = 0, 1
 CLOCK = ("images_seen", "warm_from", "budget", "skipped_steps", "skipped_in_a_row")
 """Fields of a card that a run fills in from its clock."""
 
-POSITION = ("data", "tracked_run", "exported", "prior_note", *CLOCK)
+POSITION = ("data", "tracked_run", "exported", "prior_note", "threads", *CLOCK)
 """Fields of a card in which a checkpoint may differ from the config that goes on from it."""
 
 
@@ -156,6 +156,7 @@ class Recipe(pl.LightningModule):
             skipped_steps=skipped_steps,
             skipped_in_a_row=skipped_in_a_row,
             data=self.data_description(),
+            threads=torch.get_num_threads(),
             tracked_run=getattr(self.logger, "run_id", self.tracked_run),
         )
         checkpoint["degrain"] = asdict(card)

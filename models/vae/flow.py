@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian, LatentDraws
@@ -45,6 +44,8 @@ class AutoregressiveFlow(nn.Module):
         super().__init__()
         if min(config.steps, config.width) < 1 or latent < 2:
             raise InputError(f"flow: steps {config.steps} and width {config.width} must be at least 1, latent 2")
+        from zuko.flows.autoregressive import MaskedAutoregressiveTransform  # here: few checkpoints have a flow
+
         order = torch.arange(latent)
         hidden = {"hidden_features": (config.width, config.width), "activation": nn.SiLU}
         self.steps = nn.ModuleList(

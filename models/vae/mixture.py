@@ -6,8 +6,6 @@ Axes: B batch, N codes, D dimensions, K components.
 import warnings
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -37,6 +35,9 @@ class Mixture(nn.Module):
         It maximises sum_n log p(u_n) - (m / 2) sum_k (log det C_k + tr C_k^-1), m = PSEUDO_CODES * D, the likelihood
         and an inverse Wishart prior on the covariances C_k with its mode at I (Fraley and Raftery 2007).
         """
+        from sklearn.cluster import KMeans  # here, because drawing needs none of it, and it takes half a second
+        from sklearn.exceptions import ConvergenceWarning
+
         codes, mixture = u.double().cpu(), cls(components, u.shape[1]).double()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different codes than components

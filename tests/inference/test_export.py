@@ -53,7 +53,7 @@ def test_the_run_in_wandb_does_not_travel(checkpoints, exports, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_export_is_read_like_a_checkpoint(checkpoints, exports, kind):
     (theirs, state), (ours, halved) = (read_checkpoint(files[kind]) for files in (checkpoints, exports))
-    assert replace(ours, exported=None) == replace(theirs, tracked_run=None)
+    assert replace(ours, exported=None) == replace(theirs, tracked_run=None, threads=0)
     assert ours.vae_config() == theirs.vae_config()
     assert all(value.dtype == state[name].dtype for name, value in halved.items())
 
@@ -125,7 +125,8 @@ def test_both_small_models_stay_below_12_megabytes():
 def test_out_beside_export_draws_too(checkpoints, root, capsys):
     command = [str(checkpoints["vae"]), "--n", "2", "--out", "two.npz", "--export", "vae.safetensors"]
     sample.main([*command, "--device", "cpu"])
-    lines = r"exported: vae.safetensors \([\d,]+ bytes\)\ndrawn: 2 images, [\d.]+ images/s\nwrote: two.npz\n"
+    lines = r"exported: vae.safetensors \([\d,]+ bytes\)\nthreads: 1 \(OMP_NUM_THREADS\)\n"
+    lines += r"drawn: 2 images, [\d.]+ images/s\nwrote: two.npz\n"
     assert re.fullmatch(lines, capsys.readouterr().out)
     assert np.array_equal(np.load("two.npz")["images"], images(checkpoints["vae"], "--n", "2"))
 

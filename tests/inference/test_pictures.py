@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from torch import Tensor
 
-from models.inference.pictures import GAP, HEAT, PAPER, as_pictures, heat_limit, heat_map, panel, to_uint8
+from models.inference.pictures import GAP, PAPER, as_pictures, colours, heat_limit, heat_map, panel, to_uint8
 
 ROWS = ("mean", "std", "sample", "denoised")
 
@@ -39,9 +40,9 @@ def test_to_uint8_clips_and_puts_channels_last():
 
 def test_heat_map_runs_from_zero_to_its_limit():
     std = torch.tensor([0.0, 0.1, 0.2, 0.9]).expand(1, 3, 1, 4)
-    colours = heat_map(std, 0.2)[0, 0]
-    ends = HEAT([0.0, 0.5, 1.0], bytes=True)[:, :3]
-    assert np.array_equal(colours, ends[[0, 1, 2, 2]])
+    coloured = heat_map(std, 0.2)[0, 0]
+    ends = colormaps["inferno"]([0.0, 0.5, 1.0], bytes=True)[:, :3]
+    assert np.array_equal(coloured, ends[[0, 1, 2, 2]])
 
 
 def test_heat_limit_is_a_percentile_of_the_mean_over_channels():
@@ -87,6 +88,6 @@ def test_the_scale_of_the_std_is_drawn_whole(count):
     canvas = np.asarray(panel({"std": grey(0.123, count)}, tile=32))
     places = [(foot[-22:] != PAPER).any(-1).nonzero() for foot in (wide, canvas)]  # the foot: two lines of 11 pixels
     assert all(np.array_equal(a, b) for a, b in zip(*places, strict=True))
-    found(canvas, HEAT(np.linspace(0, 1, 160), bytes=True)[None, :, :3])
+    found(canvas, colours(np.linspace(0, 1, 160))[None])
     without = np.asarray(panel({"mean": grey(0.123, count)}, tile=32))
     assert without.shape[0] == canvas.shape[0] - 22

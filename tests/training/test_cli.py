@@ -117,3 +117,17 @@ def test_a_config_is_read_as_it_is_written(parsed, tmp_path):
     assert cli.config.fit.wandb == "off" and cli.folder.name == "007"
     assert cli.model.schedule.learning_rate == 1e-4 and cli.model.schedule.budget == 1000
     assert cli.datamodule.flip is False
+
+
+# --- threads
+
+
+def test_the_threads_are_said_and_a_run_that_is_gone_on_with_names_its_own(tmp_path, capsys):
+    folder = tiny.run(tmp_path, "vae", "--model.budget", "8", "--threads", "2")
+    assert "threads: 2 (--threads)" in capsys.readouterr().out.splitlines()[:2]
+    assert torch.get_num_threads() == tiny.checkpoint(folder)["degrain"]["threads"] == 2
+    torch.set_num_threads(1)
+    tiny.run(tmp_path, "vae", "--ckpt_path", "last", "--model.budget", "16")
+    assert "the run had 2, and results now differ in their last bits; --threads 2 keeps" in capsys.readouterr().out
+    assert "must be at least 1" in tiny.fit_error(capsys, tmp_path / "vae.yaml", "--name", "x", "--threads", "0")
+    assert not (tmp_path / "runs/x").exists()
