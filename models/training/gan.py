@@ -112,7 +112,7 @@ class GANModule(AdversarialModule):
 
     def l2_step(self, batch: Batch) -> None:
         """Take one step of G towards the photographs, without an adversary."""
-        spread = self.spread_due(self.images_seen // self.global_batch(batch))
+        spread = self.spread_due(self.steps_done(batch))
         g = Update(self, self.optimizers())
         for scene in g.over(self.scenes(batch, SPREAD_DRAWS if spread else 1)):
             images = scene.generate()
