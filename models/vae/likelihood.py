@@ -52,8 +52,8 @@ class BinProbability(torch.autograd.Function):
         # log Q(far)/Q(near). It stays off 0, where a bin would have probability 0.
         a, b = near.relu(), far.relu()
         gap = (log_scaled_tail(far) - scaled - 0.5 * (b - a) * (b + a)).clamp(max=-2 * torch.finfo(x.dtype).tiny)
-        # 1 - exp(t) = -tanh(t/2) (1 + exp(t)) keeps the digits of a small t.
-        log_share = (open_bin - closed * (0.5 * gap).tanh() * (1 + gap.exp())).log()  # log P/Q(near)
+        t = (-0.5 * gap).tanh()  # 1 - exp(gap) = 2 t/(1 + t) keeps the digits of a small gap
+        log_share = (open_bin + closed * (2 * t / (1 + t))).log()  # log P/Q(near)
         if any(ctx.needs_input_grad):  # phi(near)/P and phi(far)/P: the derivatives by -near and far
             at_near = (LOG_PEAK - 0.5 * (-near).relu().square() - scaled - log_share).exp()
             at_far = closed * at_near * (-2 * distance.relu() * half).exp()
