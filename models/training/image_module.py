@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from models.core.images import readable
+from models.core.memory import keep_freed_memory
 from models.core.randomness import Noise, noise_of_images
 from models.evaluation.report import EvaluationReport
 from models.inference.checkpoint import Card
@@ -40,6 +41,9 @@ class ImageModule(Recipe):
         self.automatic_optimization = False
 
     # Training.
+
+    def on_fit_start(self) -> None:
+        keep_freed_memory()
 
     def photographs(self, batch: Batch) -> Tensor:
         """Return the batch's images as float32 (B, 3, H, W) on the grid k/255."""
