@@ -34,17 +34,21 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: Tens
         raise InputError(f"{name} of {value.dtype}: must be {like.dtype}, as the network's weights are")
 
 
+def readable(device: torch.device) -> bool:
+    """Return True on a CPU; on an accelerator the host waits for all that is under way before it reads a value."""
+    return device.type == "cpu"
+
+
 def check_images(x: Any, size: int, like: Tensor) -> None:
     """Refuse photographs that are not (B, 3, size, size) in [0, 1]; `like` is a weight of the network.
 
     Raises:
-        InputError: see check_tensor; or there are values outside [0, 1]. They are looked for on a CPU alone: on an
-            accelerator the host would have to wait.
+        InputError: see check_tensor; or there are values outside [0, 1], which are looked for on a CPU alone.
     """
     if isinstance(x, Tensor) and x.dtype == torch.uint8:
         raise InputError("images of torch.uint8: must be floats in [0, 1]; give x.float() / 255")
     check_tensor("images", x, ("B", 3, size, size), like)
-    if x.device.type == "cpu" and (x.amin() < 0 or x.amax() > 1):  # false for nan, which training counts and skips
+    if readable(x.device) and (x.amin() < 0 or x.amax() > 1):  # false for nan, which training counts and skips
         raise InputError(f"images from {x.amin():.3g} to {x.amax():.3g}: must lie in [0, 1]; scale or clip them")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
+from models.core.second_order import InputGradients
 
 AdversarialLoss = Literal["relativistic", "classic"]
 """R3GAN's pairing, or the non-saturating loss of 2014 (Goodfellow et al.)."""
@@ -54,8 +55,9 @@ def discriminator_objective(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return D's loss, (), and its terms, each (B,): `d_loss`, `margin` = D(real) - D(fake), penalties `r1` and `r2`.
 
-    The penalties reuse the logits of the loss, which is then computed in float32, whatever the precision. The classic
-    loss has R1 alone, as is usual (Mescheder et al. 2018).
+    The penalties reuse the logits of the loss. Under autocast to bfloat16 D runs in it for them, too, and their sums
+    are of float32; float16 is too narrow for gradients that no scaler has scaled, and D then runs in float32. The
+    classic loss has R1 alone, as is usual (Mescheder et al. 2018).
 
     Args:
         critic: D.
@@ -67,7 +69,9 @@ def discriminator_objective(
     """
     penalised, both = penalty_weight > 0, penalty_weight > 0 and loss == "relativistic"
     real, fake = real.detach().requires_grad_(penalised), fake.detach().requires_grad_(both)
-    with torch.autocast(real.device.type, enabled=False) if penalised else nullcontext():
+    narrow = torch.get_autocast_dtype(real.device.type) == torch.float16
+    full = torch.autocast(real.device.type, enabled=False) if penalised and narrow else nullcontext()
+    with full, InputGradients() if penalised else nullcontext():
         real_logits, fake_logits = critic(real, p), critic(fake, p)  # (B,)
         margin = real_logits - fake_logits
         classic = F.softplus(-real_logits) + F.softplus(fake_logits)
@@ -117,7 +121,8 @@ def variance_over_noise(draws: Tensor) -> Tensor:
     """
     if len(draws) < 2:
         raise InputError("the variance over noise needs at least 2 draws of each z")
-    return draws.var(0)
+    apart = draws - draws[0]  # exactly 0 if all are equal
+    return (apart - apart.mean(0)).square().sum(0) / (len(draws) - 1)  # `var(0)` is not vectorised on a CPU
 
 
 def variance_ratio(draws: Tensor, std: Tensor) -> Tensor:
@@ -145,10 +150,11 @@ def spread_loss(draws: Tensor, std: Tensor, pool: int = 8) -> Tensor:
         std: the decoder's std, (B, C, H, W).
         pool: side of a region in pixels; divides H and W.
     """
-    half = 0.5 * (draws[[0, 0, 0, 2, 1, 1]] - draws[[1, 2, 3, 3, 3, 2]]).square()  # (6, B, C, H, W)
-    region = {"reduction": "mean", "p": pool, "q": pool}
-    estimates = reduce(half, "n b c (h p) (w q) -> n b h w", **region)
-    excess = estimates / reduce(std.square(), "b c (h p) (w q) -> b h w", **region) - 1
+    a, b, c, d = draws  # (B, C, H, W) each
+    pairs = [(a, b), (a, c), (a, d), (c, d), (b, d), (b, c)]  # the last three are what the first three leave over
+    squares = [0.5 * (one - other).square() for one, other in pairs] + [std.square()]
+    regions = [reduce(x, "b c (h p) (w q) -> b h w", "mean", p=pool, q=pool) for x in squares]
+    excess = torch.stack(regions[:-1]) / regions[-1] - 1  # (6, B, h, w)
     return reduce(excess[:3] * excess[3:], "n b h w -> b", "mean")
 
 

@@ -72,7 +72,7 @@ class AdversarialModule(ImageModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Take one step of D, then one of G against it, on the same photographs and draws."""
-        number = self.images_seen // self.global_batch(batch)
+        number = self.steps_done(batch)
         penalty = 0 if number % self.penalty_every else self.penalty_weight * self.penalty_every
         spread = self.spread_due(number)
         scenes = self.scenes(batch, SPREAD_DRAWS if spread else 1)  # photographs, p(x|z), draws from it

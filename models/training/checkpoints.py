@@ -74,6 +74,7 @@ class Checkpoints(Checkpoint):
     def __init__(self, path: Path, minutes: float = 5.0, at_once: bool = False) -> None:
         self.path, self.seconds, self.saved_at = path, 60 * minutes, time.monotonic()
         self.at_once = at_once
+        self.group: torch.distributed.ProcessGroup | None = None  # agrees on the CPUs, and so waits for no accelerator
         self.stop = StopRequest()
 
     def setup(self, trainer: pl.Trainer, module: ImageModule, stage: str) -> None:
@@ -81,6 +82,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, module: ImageModule) -> None:
         self.stop.listen()
+        if trainer.world_size > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
         if self.at_once:
             self.save_and_stop(trainer, due=True)
 
@@ -119,8 +122,11 @@ class Checkpoints(Checkpoint):
 
     def save_and_stop(self, trainer: pl.Trainer, due: bool, validated: bool = False) -> None:
         """Save if it is due, or if a process was asked to stop: then all stop, with the same exit code."""
-        wishes = torch.tensor([due, self.stop.number], device=trainer.strategy.root_device)
-        due, number = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+        number = self.stop.number
+        if self.group is not None:
+            wishes = torch.tensor([due, number])
+            torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX, self.group)
+            due, number = wishes.tolist()
         wrong = self.save(trainer, validated) if due or number else None
         if wrong and trainer.is_global_zero:
             seen = f"{trainer.lightning_module.images_seen:,} images seen"

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from models.core.errors import InputError
 from models.core.files import replacing
-from models.core.memory import keep_freed_memory
 from models.core.threads import set_threads
 from models.inference.checkpoint import Card, read_checkpoint
 from models.training.checkpoints import Checkpoints
@@ -246,7 +245,6 @@ class CLI(LightningCLI):
             say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
         elif self.asked_for_last:
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
-        keep_freed_memory()  # 9 to 19 % of a step of stage 1
         self.trainer.fit(model, **settings)
         if end := early_end(self.trainer, model):
             say(end)

@@ -54,7 +54,7 @@ class GANModule(AdversarialModule):
         loss: `relativistic`, with both penalties; `classic`, the non-saturating one of 2014, with R1 alone; or `l2`,
             the squared error |G - x|^2 / sigma^2 to the photograph, without a discriminator.
         noise: whether G sees the draw's noise, or zeros instead.
-        schedule: budget, validate_every, learning_rate (of both networks), warmup, decay, seed.
+        schedule: budget, validate_every, learning_rate (of both networks), warmup, warmup_images, decay, seed.
 
     Raises:
         InputError: an argument out of range, arguments that contradict each other, no readable stage-1 checkpoint at
@@ -112,7 +112,7 @@ class GANModule(AdversarialModule):
 
     def l2_step(self, batch: Batch) -> None:
         """Take one step of G towards the photographs, without an adversary."""
-        spread = self.spread_due(self.images_seen // self.global_batch(batch))
+        spread = self.spread_due(self.steps_done(batch))
         g = Update(self, self.optimizers())
         for scene in g.over(self.scenes(batch, SPREAD_DRAWS if spread else 1)):
             images = scene.generate()

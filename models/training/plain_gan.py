@@ -38,7 +38,7 @@ class PlainGANModule(AdversarialModule):
         ema_images: half-life of the generator's moving average, in images.
         loss: `relativistic`, with both penalties, or `classic`, the non-saturating one of 2014, with R1 alone.
         schedule: budget (for a fair comparison that of both stages together), validate_every, learning_rate (of both
-            networks), warmup, decay, seed.
+            networks), warmup, warmup_images, decay, seed.
 
     Raises:
         InputError: an argument out of range.

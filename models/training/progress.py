@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
-from models.training.image_module import ImageModule
+from models.training.image_module import Batch, ImageModule
 
 SHOWN = {
     "distortion": "dist",
@@ -78,10 +78,11 @@ class ImagesProgressBar(TQDMProgressBar):
         if self._train_progress_bar is not None:
             self.train_progress_bar.close()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:
-        bar = self.train_progress_bar
+    def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, outputs: Any, batch: Batch, *_) -> None:
+        """Count the images; show losses at the Trainer's log intervals alone, as the host waits to read them."""
+        bar, every = self.train_progress_bar, trainer.log_every_n_steps
         bar.update(min(module.images_seen, module.schedule.budget) - bar.n)
-        if not bar.disable:
+        if not bar.disable and every and module.steps_done(batch) % every == 0:
             self.show(bar, self.get_metrics(trainer, module), refresh=False)
 
     def on_validation_end(self, trainer: pl.Trainer, module: ImageModule) -> None:

@@ -69,6 +69,10 @@ class Recipe(pl.LightningModule):
         """Return the images of this step over all processes."""
         return len(next(iter(batch.values()))) * self.trainer.world_size
 
+    def steps_done(self, batch: dict[str, Tensor]) -> int:
+        """Return how many steps of such a batch the images seen are."""
+        return self.images_seen // self.global_batch(batch)
+
     def count_images(self, batch: dict[str, Tensor], skipped: Tensor | None = None) -> None:
         """Count a global batch as seen, and whether its step was skipped; at the budget the Trainer stops."""
         self.images_seen += self.global_batch(batch)

@@ -16,6 +16,7 @@ class Schedule:
         validate_every: images between validations.
         learning_rate: Adam's, after the warm-up.
         warmup: share of the budget over which the learning rate rises from 0.
+        warmup_images: images over which it rises at least, whatever the budget: wide networks need 100 steps.
         decay: share of the budget, at its end, over which the learning rate falls to 0 as a half cosine.
         seed: of all noise in training and validation.
 
@@ -27,6 +28,7 @@ class Schedule:
     validate_every: int = 40_000
     learning_rate: float = 1e-3
     warmup: float = 0.01
+    warmup_images: int = 0
     decay: float = 0.5
     seed: int = 0
 
@@ -39,6 +41,8 @@ class Schedule:
             raise InputError(
                 f"model: warmup ({self.warmup}) and decay ({self.decay}) are shares of the budget: at most 1 together"
             )
+        if self.warmup_images < 0:
+            raise InputError(f"model: warmup_images ({self.warmup_images}) must not be negative")
         if not 0 < self.learning_rate < math.inf or self.seed < 0:
             raise InputError(
                 f"model: learning_rate ({self.learning_rate}) must be positive and finite and seed ({self.seed}) not "
@@ -56,7 +60,8 @@ class Schedule:
     def rate(self, images_seen: int, warm_from: int = 0) -> float:
         """Return the learning rate: a linear rise from `warm_from` on, constant, a half cosine down to 0."""
         progress = self.progress(images_seen)
-        rise = min(1.0, (progress - warm_from / self.budget + 1e-3) / (self.warmup + 1e-3))
+        warmup = max(self.warmup, self.warmup_images / self.budget)
+        rise = min(1.0, (progress - warm_from / self.budget + 1e-3) / (warmup + 1e-3))
         fall = max(0.0, (progress - (1 - self.decay)) / self.decay) if self.decay else 0.0
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))
 

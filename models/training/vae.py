@@ -57,7 +57,7 @@ class VAEModule(ImageModule):
             q(z): from the rate at a batch of 1 down to q(z)'s own at many images a latent; `mmd`, MMD^2 between the
             batch's z ~ q(z|x) and N(0, I), in units in which a small shift of q(z) costs what it does in KL.
         regulariser_weight: of `moments` or `mmd`, times rate_weight.
-        schedule: budget, validate_every, learning_rate, warmup, decay, seed.
+        schedule: budget, validate_every, learning_rate, warmup, warmup_images, decay, seed.
 
     Attributes:
         fitted_at: images seen when the prior was last fitted; None if this process has not.

@@ -72,6 +72,7 @@ def statistics(p: Gaussian, x: Tensor, distortion: Tensor, rate: Tensor, std_flo
         rate: KL(q(z|x) to p(z)), (B,).
         std_floor: least std of a pixel; `at_floor` is the share of pixels within a tenth of it.
     """
+    p = Gaussian(p.mean.detach(), p.logstd.detach())  # what is watched keeps no graph
     return {
         "distortion": distortion,
         "rate": rate,

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from models.core.errors import InputError
 from models.core.gaussian import Gaussian
+from models.core.layers import PyramidConfig, ResBlock
+from models.gan.discriminator import Discriminator
 from models.gan.objective import (
     AdversarialLoss,
     discriminator_objective,
@@ -111,13 +113,47 @@ def test_terms_are_per_sample_and_without_a_weight_there_are_no_penalties(weight
     torch.testing.assert_close(total, terms["d_loss"].mean() + weight * penalties)
 
 
-def test_penalties_are_in_float32_under_autocast():
-    net, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 1), nn.Flatten(0)), torch.randn(5, 3, 2, 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        total, terms = discriminator_objective(lambda x, p: net(x), "relativistic", x, -x, P, 1.0)
-    assert all(term.dtype == torch.float32 for term in (total, *terms.values()))
-    want = 0.5 * net[1].weight.square().sum().expand(5)
-    torch.testing.assert_close(terms["r1"], want)
+def gradients_of_objective(net: Discriminator, weight: float, half: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Return the gradient of D's loss by its weights and r1, in float64; under autocast to `half`, if any."""
+    net.zero_grad()
+    dtype = net.layers[1].weight.dtype
+    real, fake, mean, logstd = (normal(4, 3, 32, 32, seed=seed).to(dtype) for seed in range(4))
+    with torch.autocast("cpu", half, enabled=half is not None):
+        total, terms = discriminator_objective(net, "relativistic", real, fake, Gaussian(mean, logstd), weight)
+    total.backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    return torch.cat([gradient.flatten() for gradient in gradients]).double(), terms.get("r1", total).detach().double()
+
+
+def discriminator_with_live_blocks() -> Discriminator:
+    """Return a small D whose residual blocks are no identities."""
+    torch.manual_seed(0)
+    net = Discriminator(32, PyramidConfig((8, 16), patch=4))
+    for block in net.modules():
+        if isinstance(block, ResBlock):
+            nn.init.kaiming_normal_(block.conv2.weight)
+    return net
+
+
+def test_penalties_in_bfloat16_are_about_as_near_to_float64_as_the_loss():
+    nets = (discriminator_with_live_blocks(), discriminator_with_live_blocks().double())
+    loss, exact_loss = (
+        gradients_of_objective(net, 0.0, half)[0] for net, half in zip(nets, (torch.bfloat16, None), strict=True)
+    )
+    (both, r1), (exact_both, exact_r1) = (
+        gradients_of_objective(net, 10.0, half) for net, half in zip(nets, (torch.bfloat16, None), strict=True)
+    )
+    penalty, exact = both - loss, exact_both - exact_loss
+    torch.testing.assert_close(r1, exact_r1, rtol=0.02, atol=0)
+    assert (penalty - exact).norm() < 0.02 * exact.norm()
+    assert (penalty - exact).norm() / exact.norm() < 1.5 * (loss - exact_loss).norm() / exact_loss.norm()
+
+
+def test_penalties_under_autocast_to_float16_are_those_of_float32():
+    net = discriminator_with_live_blocks()
+    got, want = (gradients_of_objective(net, 10.0, half) for half in (torch.float16, None))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 def test_squared_error_is_the_mean_over_pixels():

@@ -95,6 +95,7 @@ def test_images_are_counted_over_all_processes():
         ({"validate_every": -1}, "validate_every (-1)"),
         ({"decay": -0.1}, "decay (-0.1)"),
         ({"warmup": 0.6, "decay": 0.6}, "at most 1 together"),
+        ({"warmup_images": -1}, "warmup_images (-1)"),
         ({"learning_rate": math.inf}, "learning_rate (inf)"),
         ({"learning_rate": math.nan}, "learning_rate (nan)"),
         ({"seed": -1}, "seed (-1)"),
@@ -105,6 +106,13 @@ def test_a_schedule_out_of_range_is_refused_in_one_line(settings, said):
     with pytest.raises(InputError) as caught:
         Schedule(**settings)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_warm_up_takes_its_images_whatever_the_budget():
+    short, long = (Schedule(budget=n, learning_rate=2.0, warmup_images=500, decay=0.0) for n in (1000, 1_000_000))
+    assert 0 < short.rate(0) < 0.01 and short.rate(500) == 2.0
+    assert short.rate(250) == pytest.approx(1.0, rel=0.01)
+    assert long.rate(500) < 0.3 and long.rate(10_000) == 2.0  # the share of the budget is more
 
 
 def test_the_rate_rises_again_from_where_it_last_rose():
