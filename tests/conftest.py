@@ -36,8 +36,15 @@ def fixed_seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_process_group() -> Iterator[None]:
-    """End the process group that a run with a strategy of several processes leaves; forked ones would wait for it."""
+def no_process_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the process group that a run with a strategy of several processes leaves; forked ones would wait for it.
+
+    Lightning also leaves its variables, by which a command that a later test starts would take itself for one of
+    several processes, and wait for the others for ever.
+    """
+    for variable in ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(variable, "")  # remembered, so that it is put back
+        monkeypatch.delenv(variable)
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

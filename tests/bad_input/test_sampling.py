@@ -6,7 +6,7 @@ from tests.bad_input.cases import LAST, Case
 
 CASES = {
     "no checkpoint": Case("sample", "checkpoint"),
-    "none": Case(f"sample {LAST} --n 0", "--n 0 and --batch_size 64 must be at least 1"),
+    "none": Case(f"sample {LAST} --n 0", "--n 0 and --batch_size 32 must be at least 1"),
     "a negative seed": Case(f"sample {LAST} --seed -1", "--seed -1 at least 0"),
     "no batch": Case(f"sample {LAST} --batch_size 0", "--batch_size 0 must be at least 1"),
     "a string for a number": Case(f"sample {LAST} --n many", "many"),
