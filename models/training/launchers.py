@@ -47,7 +47,7 @@ def refuse_launcher(devices: int, nodes: int, plugins: Iterable[Any] = ()) -> No
         if nodes > 1 and "MASTER_ADDR" not in os.environ:
             raise InputError(
                 f"trainer.num_nodes {nodes}: nothing has started the processes of the other machines; start all of "
-                f"them by torchrun or srun (see README), or set --trainer.num_nodes 1"
+                f"them by torchrun or srun (see docs/usage.md), or set --trainer.num_nodes 1"
             )
         return
     launcher, variable, count = here
