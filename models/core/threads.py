@@ -73,7 +73,7 @@ def free_cores(start: Moment | None, end: Moment | None, cores: float, own_proce
     if start is None or end is None or end.clock <= start.clock:
         return cores
     seconds = end.idle - start.idle + own_processes * (end.own - start.own)
-    return min(cores, seconds / (end.clock - start.clock))
+    return min(cores, max(0.0, seconds / (end.clock - start.clock)))  # Linux's time of waiting for a disk may fall
 
 
 def choose_threads(

@@ -60,6 +60,7 @@ def test_free_is_what_was_idle_and_what_this_run_used():
     start, end = Moment(10.0, 1.0, 100.0), Moment(14.0, 4.0, 101.0)
     assert free_cores(start, end, 2) == (3.0 + 1.0) / 4.0
     assert free_cores(start, end, 2, own_processes=3) == 2  # (9 + 1) / 4, but there are no more
+    assert free_cores(start, Moment(14.0, 1.0, 99.5), 2) == 0
     assert free_cores(None, end, 2) == free_cores(start, start, 2) == 2
 
 
