@@ -30,6 +30,8 @@ NO_SUBCLASS = ": give it `class_path` and, below `init_args`, its parameters, an
 NO_TEXT = re.compile(r"Expected a <class 'str'>(?: - |\. Got value: (?![\[{]))")
 QUOTE = "; it is to be text, and unquoted it is a number or a switch: put it in quotes in the config"
 
+LITERAL = re.compile(r"a typing\.Literal\[(.*?)\](?=\. Got)")
+
 NO_MAPPING = "the file is no mapping of names to values; take one of configs/ as an example"
 
 
@@ -181,4 +183,5 @@ def plain(message: str, error: Exception | None) -> str:
     subject, no_subclass, _ = message.partition("Subclass types expect one of")
     if no_subclass:
         return subject.strip() + NO_SUBCLASS
+    message = LITERAL.sub(lambda names: "one of " + names[1].replace("'", ""), message)
     return message + QUOTE if NO_TEXT.search(message) else message

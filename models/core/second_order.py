@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 class InputGradients(TorchFunctionMode):
     """A context in which `conv2d` and `silu` are the functions of this module, for any network.
 
-    A graph of their gradient (`create_graph`) is one by their inputs alone: weights get none there.
+    A graph of their gradient (`create_graph`) is one by their inputs alone: weights get none there. PyTorch's own run
+    for a single image (C, H, W) and for padding that has a name ("same").
     """
 
     def __torch_function__(
@@ -32,9 +33,14 @@ class InputGradients(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is F.silu:
             return SiLU.apply(args[0])
-        if function is F.conv2d:
+        if function is F.conv2d and args and args[0].ndim == 4 and not has_named_padding(*args[4:5], **kwargs):
             return conv2d(*args, **kwargs)
         return function(*args, **kwargs)
+
+
+def has_named_padding(padding: object = 0, **_: object) -> bool:
+    """Return True for the padding `same` or `valid`."""
+    return isinstance(padding, str)
 
 
 def conv2d(

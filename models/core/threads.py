@@ -19,6 +19,9 @@ ENOUGH = 0.75
 
 VARIABLE = "OMP_NUM_THREADS"
 
+MOST = 1024
+"""Threads that can be asked for: OpenMP ends the process where the system refuses one."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -70,7 +73,7 @@ def free_cores(start: Moment | None, end: Moment | None, cores: float, own_proce
     if start is None or end is None or end.clock <= start.clock:
         return cores
     seconds = end.idle - start.idle + own_processes * (end.own - start.own)
-    return min(cores, seconds / (end.clock - start.clock))
+    return min(cores, max(0.0, seconds / (end.clock - start.clock)))  # Linux's time of waiting for a disk may fall
 
 
 def choose_threads(
@@ -88,15 +91,15 @@ def choose_threads(
         free: cores that no other program uses.
         processes: processes of this run on this machine, which share the cores.
         asked: the option --threads.
-        fixed: whether OMP_NUM_THREADS is set.
+        fixed: whether OMP_NUM_THREADS holds a number.
         before: threads of the run that is gone on with, 0 if there is none. More are not taken, because sums of other
             parts differ in their last bits.
 
     Raises:
-        InputError: fewer than 1 asked for.
+        InputError: fewer than 1 or more than `MOST` asked for.
     """
-    if asked is not None and asked < 1:
-        raise InputError(f"--threads {asked}: must be at least 1")
+    if asked is not None and not 1 <= asked <= MOST:
+        raise InputError(f"--threads {asked}: must be from 1 to {MOST}; more than the machine has cores are slower")
     if asked is not None:
         threads, reason = asked, "--threads"
     elif fixed:
@@ -109,6 +112,12 @@ def choose_threads(
     elif before > 0 and asked is None and not fixed:
         reason += "; the run had as many"
     return threads, reason
+
+
+def is_number_of_threads(variable: str) -> bool:
+    """Return True for a value of OMP_NUM_THREADS that OpenMP takes: 4, or 4,2 for nested threads."""
+    first = variable.split(",")[0].strip()
+    return first.isdecimal() and int(first) > 0
 
 
 def set_threads(asked: int | None = None, processes: int = 1, own_processes: int = 1, before: int = 0) -> str:
@@ -125,7 +134,7 @@ def set_threads(asked: int | None = None, processes: int = 1, own_processes: int
     """
     import torch  # here: the load is measured while it is imported
 
-    fixed, cores = VARIABLE in os.environ, min(len(allowed_cores()), quota())
+    fixed, cores = is_number_of_threads(os.environ.get(VARIABLE, "")), min(len(allowed_cores()), quota())
     most = torch.get_num_threads() if fixed else min(torch.get_num_threads(), ceil(cores))
     free = free_cores(START, now(), cores, own_processes)
     threads, reason = choose_threads(most, free, processes, asked, fixed, before)

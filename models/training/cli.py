@@ -88,7 +88,9 @@ class CLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed", type=int, default=0, help="seed of model, data and Lightning")
-        parser.add_argument("--threads", type=int | None, help="of each process; by default one for each free core")
+        parser.add_argument(
+            "--threads", type=int | None, help="of each process; by default OMP_NUM_THREADS, or one for each free core"
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, help="name of the run; its folder is RUNS/NAME")

@@ -11,7 +11,15 @@ CASES = {
     "no batch": Case(f"sample {LAST} --batch_size 0", "--batch_size 0 must be at least 1"),
     "a string for a number": Case(f"sample {LAST} --n many", "many"),
     "a row of stage 2": Case(f"sample {LAST} --row denoised", "is of stage vae and has mean, std, sample"),
-    "an unknown row": Case(f"sample {LAST} --row meen", "meen"),
+    "an unknown row": Case(
+        f"sample {LAST} --row meen", "Expected one of mean, std, sample, denoised, generated. Got value: meen"
+    ),
+    "another library's name of a precision": Case(
+        f"sample {LAST} --precision bf16-mixed", "Expected one of 32, bf16. Got value: bf16-mixed"
+    ),
+    "no thread": Case(f"sample {LAST} --threads 0", "--threads 0: must be from 1 to 1024"),
+    "more threads than there can be": Case(f"sample {LAST} --threads 3000000000", "must be from 1 to 1024"),
+    "half a thread": Case(f"sample {LAST} --threads 1.5", "1.5"),
     "an unknown prior": Case(f"sample {LAST} --prior other", "other"),
     "a prior that is not there": Case(
         f"sample {LAST} --prior learned", "has standard, fitted; stage 1 had 64 of the 1,000 images"

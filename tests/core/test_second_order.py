@@ -33,6 +33,20 @@ def test_a_penalty_on_convolutions_and_silu_has_the_gradients_of_pytorch_s(shape
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("padding, sizes", [("same", (2, 4, 9, 8)), ("valid", (2, 4, 9, 8)), (1, (4, 9, 8))], ids=str)
+def test_named_padding_and_a_single_image_have_pytorch_s_gradients(padding, sizes):
+    torch.manual_seed(0)
+    net, x = nn.Conv2d(4, 6, 3, padding=padding).double(), torch.randn(sizes, dtype=torch.float64)
+    for got, want in zip(of_penalty(net, x, True), of_penalty(net, x, False), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_arguments_by_name_are_taken():
+    x, weight = torch.ones(1, 1, 3, 3, requires_grad=True), torch.ones(1, 1, 3, 3)
+    with InputGradients():
+        assert F.conv2d(input=x, weight=weight).item() == 9 == F.conv2d(x, weight, None, 1, "valid").item()
+
+
 def test_silu_and_its_gradient_match_numerical_derivatives():
     x = torch.linspace(-30, 30, 41, dtype=torch.float64, requires_grad=True)
     gradient = torch.linspace(1, 2, 41, dtype=torch.float64, requires_grad=True)

@@ -34,8 +34,10 @@ def test_a_thread_for_each_free_core(most, free, processes, expected):
 def test_the_option_is_before_the_variable_and_the_variable_before_the_load():
     assert choose_threads(2, 2.0, asked=5, fixed=True) == (5, "--threads")
     assert choose_threads(3, 0.0, fixed=True) == (3, "OMP_NUM_THREADS")
-    with pytest.raises(InputError, match="--threads 0: must be at least 1"):
-        choose_threads(2, 2.0, asked=0)
+    assert choose_threads(2, 2.0, asked=1024) == (1024, "--threads")
+    for asked in (0, -1, 1025, 2**31):  # OpenMP ends the process, and PyTorch raises from 2^31 on
+        with pytest.raises(InputError, match=f"--threads {asked}: must be from 1 to 1024"):
+            choose_threads(2, 2.0, asked=asked)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,7 @@ def test_free_is_what_was_idle_and_what_this_run_used():
     start, end = Moment(10.0, 1.0, 100.0), Moment(14.0, 4.0, 101.0)
     assert free_cores(start, end, 2) == (3.0 + 1.0) / 4.0
     assert free_cores(start, end, 2, own_processes=3) == 2  # (9 + 1) / 4, but there are no more
+    assert free_cores(start, Moment(14.0, 1.0, 99.5), 2) == 0
     assert free_cores(None, end, 2) == free_cores(start, start, 2) == 2
 
 
@@ -76,12 +79,16 @@ def test_threads_are_set_here_and_for_processes_that_are_started(monkeypatch):
     assert threads.set_threads(asked=3, processes=2) == "threads: 3 (--threads)"
     assert threads.os.environ["OMP_NUM_THREADS"] == "3"
     torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert threads.set_threads() == "threads: 1 (OMP_NUM_THREADS)"
+    for variable in ("1", " 1 ", "1,2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        assert threads.set_threads() == "threads: 1 (OMP_NUM_THREADS)"
 
 
-def test_a_busy_machine_leaves_one_thread(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
+@pytest.mark.parametrize("variable", [None, "", " ", "abc", "0", "2.5"])
+def test_a_busy_machine_leaves_one_thread_also_where_openmp_ignores_the_variable(monkeypatch, variable):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
     monkeypatch.setattr(threads, "START", Moment(0.0, 0.0, 0.0))
     monkeypatch.setattr(threads, "now", lambda: Moment(10.0, 4.0, 0.5))
     assert threads.set_threads() == "threads: 1 (0.5 cores are free)"

@@ -129,5 +129,5 @@ def test_the_threads_are_said_and_a_run_that_is_gone_on_with_names_its_own(tmp_p
     torch.set_num_threads(1)
     tiny.run(tmp_path, "vae", "--ckpt_path", "last", "--model.budget", "16")
     assert "the run had 2, and results now differ in their last bits; --threads 2 keeps" in capsys.readouterr().out
-    assert "must be at least 1" in tiny.fit_error(capsys, tmp_path / "vae.yaml", "--name", "x", "--threads", "0")
+    assert "must be from 1 to 1024" in tiny.fit_error(capsys, tmp_path / "vae.yaml", "--name", "x", "--threads", "0")
     assert not (tmp_path / "runs/x").exists()
