@@ -100,6 +100,20 @@ def resident(which: Literal["VmRSS", "VmHWM"]) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(which))
 
 
+def bare_trainer(**settings: Any) -> pl.Trainer:
+    """Return a Trainer of one process that takes training steps alone: no validation, files or bars."""
+    return pl.Trainer(
+        devices=1,
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
 def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every: int) -> int:
     """Return the peak memory of the second of two training steps in bytes, measured in this process.
 
@@ -121,16 +135,7 @@ def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every:
         module = GANModule(size=size, **settings | pyramids | {"vae": vae} | every)
     images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
     batches = DataLoader([{"image": images}] * 2, batch_size=None)
-    trainer = pl.Trainer(
-        precision=config["trainer"]["precision"],
-        devices=1,
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = bare_trainer(precision=config["trainer"]["precision"])
     module.on_train_epoch_end = lambda: None  # no prior is fitted: there is no data module
     trainer.fit(module, batches)
     assert module.images_seen == 2 * batch_size

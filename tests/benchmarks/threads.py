@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from models.core.layers import PyramidConfig
 from models.core.threads import allowed_cores, free_cores, now
 from models.training import GANModule, VAEModule
-from tests.benchmarks.memory import card, resolved, untrained_vae
+from tests.benchmarks.memory import bare_trainer, card, resolved, untrained_vae
 
 BATCH, SIZE, WARM_UP = 16, 64, 4
 STEPS = {"vae": 8, "gan": 8}  # timed; of stage 2 two have gradient penalties
@@ -67,18 +67,7 @@ def train(stage: str, threads: int, vae: str) -> None:
         pyramids = {net: PyramidConfig(**settings[net]) for net in ("denoiser", "discriminator")}
         module = GANModule(size=SIZE, **settings | pyramids | {"vae": vae})
     batch = {"image": torch.randint(256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)}
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        precision="bf16-mixed",
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Timer()],
-    )
+    trainer = bare_trainer(accelerator="cpu", precision="bf16-mixed", callbacks=[Timer()])
     module.on_train_epoch_end = lambda: None  # no prior is fitted
     trainer.fit(module, DataLoader([batch] * (WARM_UP + STEPS[stage]), batch_size=None))
 
