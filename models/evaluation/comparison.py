@@ -161,7 +161,8 @@ class Comparison:
                 spread[row] = {n: torch.tensor([found[n].value for found in seeds]).std().item() for n in METRICS}
         ladders = {row: prior_ladder(draws, through) for row, draws, through in self.ladders(net)}
         budgets = {metric: budget(rows, metric, ladders) for metric in BUDGETS}
-        lines = [f"features of {net}:", *metric_lines(rows, self.spectra, spread), "", *budget_lines(budgets)]
+        lines = [f"features of {net}:", *copy_lines(self.real.features[net])]
+        lines += [*metric_lines(rows, self.spectra, spread), "", *budget_lines(budgets)]
         values = dict(values_of(net, rows))
         for metric, parts in budgets.items():
             values |= values_of(f"{net}/budget/{metric}", parts)

@@ -191,6 +191,12 @@ def test_several_networks_measure_the_same_images_and_a_verdict_that_turns_is_sa
     assert values["test/patches/mean/kernel"] != values["test/opposite/mean/kernel"]
 
 
+def test_a_test_says_that_a_network_cannot_tell_held_out_images_apart(root, net, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(Patches, "features", lambda self, levels: torch.ones(len(levels), self.dimension))
+    evaluated(root, "vae", "--evaluation.seeds=1", f"--evaluation.cache={tmp_path}")  # other features: another cache
+    assert f"{2 * N} of {2 * N} held-out images have the features of another" in capsys.readouterr().out
+
+
 def test_copies_among_the_held_out_images_are_said():
     one = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     assert comparison.copy_lines(one) == []
