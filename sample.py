@@ -7,7 +7,7 @@ python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # c
 torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # in four processes
 """
 
-from models.core.threads import set_threads  # before torch: the load is measured from here on
+from degrain.models.core.threads import set_threads  # before torch: the load is measured from here on
 
 # isort: split
 import os
@@ -26,13 +26,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
-from models.core.errors import InputError
-from models.core.files import folder_made, locked, refuse_unwritable, replacing
-from models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
-from models.inference.pictures import as_pictures, panel
-from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
-from models.vae.latent_prior import PriorName
+from degrain.models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import folder_made, locked, refuse_unwritable, replacing
+from degrain.models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
+from degrain.models.inference.pictures import as_pictures, panel
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
+from degrain.models.vae.latent_prior import PriorName
 
 PART, LOCK, IMAGES = ".part-of-images-", ".images.lock", "[0-9]" * 6 + ".png"
 """In a folder of single images: names of the folders that they are written in, of the lock, and of the images."""

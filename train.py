@@ -10,7 +10,7 @@
 Every entry of a config can be given on the command line; `fit --help` and `fit --model.help CLASS` list them.
 """
 
-from models.core.threads import START  # noqa: F401 (before torch: the load is measured from here on)
+from degrain.models.core.threads import START  # noqa: F401 (before torch: the load is measured from here on)
 
 # isort: split
 import logging
@@ -20,9 +20,9 @@ import warnings
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from models.core.command_line import fail, fail_if_known, tolerant_output
-from models.core.errors import InputError, first_line
-from models.training.cli import CLI
+from degrain.models.core.command_line import fail, fail_if_known, tolerant_output
+from degrain.models.core.errors import InputError, first_line
+from degrain.models.training.cli import CLI
 
 HARMLESS = (
     "does not have many workers",

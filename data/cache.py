@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from data.decode import ENLARGED
-from data.files import printable, say, shown, sync
-from models.core.errors import InputError
-from models.core.files import locked
+from degrain.data.decode import ENLARGED
+from degrain.data.files import printable, say, shown, sync
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import locked
 
 FORMAT = 1  # raise it when the contents of a cache change, the resampling filter included
 WORKERS = min(8, os.cpu_count() or 1)

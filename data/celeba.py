@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.decode import Crop, read_square
-from data.files import files_fingerprint, read_file, root_tag, shown, unreadable
-from models.core.errors import InputError, first_line
+from degrain.data.decode import Crop, read_square
+from degrain.data.files import files_fingerprint, read_file, root_tag, shown, unreadable
+from degrain.models.core.errors import InputError, first_line
 
 IMAGES, ARCHIVE, PARTITION = "img_align_celeba", "img_align_celeba.zip", "list_eval_partition.txt"
 PARTITIONS = (PARTITION, "list_eval_partition.csv")  # the second is Kaggle's
@@ -27,7 +27,7 @@ class CelebASource:
     root (or root/celeba, where torchvision puts it) holds list_eval_partition.txt and img_align_celeba/ or
     img_align_celeba.zip, which is read without extracting it. Kaggle's list_eval_partition.csv will do, and so will its
     folder in the folder, img_align_celeba/img_align_celeba/. Images that the partition does not name are left out.
-    Arguments are those of data.datamodule.CelebA.
+    Arguments are those of degrain.data.datamodule.CelebA.
     """
 
     def __init__(self, root: str | Path, crop: Crop = "c148", download: bool = False, partial: bool = False) -> None:

@@ -6,17 +6,17 @@ from functools import cache
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, default_convert
 
-from data.cache import Source, cached_arrays
-from data.celeba import CelebASource
-from data.decode import Crop
-from data.drawing import REGIONS
-from data.files import say
-from data.folder import FolderSource
-from data.masked import REGIONS as MASKED_REGIONS
-from data.masked import MaskedSource
-from data.portraits import PortraitSource
-from data.stream import CachedImages, ShuffledStream
-from models.core.errors import InputError
+from degrain.data.cache import Source, cached_arrays
+from degrain.data.celeba import CelebASource
+from degrain.data.decode import Crop
+from degrain.data.drawing import REGIONS
+from degrain.data.files import say
+from degrain.data.folder import FolderSource
+from degrain.data.masked import REGIONS as MASKED_REGIONS
+from degrain.data.masked import MaskedSource
+from degrain.data.portraits import PortraitSource
+from degrain.data.stream import CachedImages, ShuffledStream
+from degrain.models.core.errors import InputError
 
 PURPOSES = {"train": "train on", "valid": "validate on", "test": "test on"}
 SPLITS = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",)}

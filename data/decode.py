@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from data.files import shown
-from models.core.errors import InputError, first_line
+from degrain.data.files import shown
+from degrain.models.core.errors import InputError, first_line
 
 ORIENTATION = ExifTags.Base.Orientation
 ENLARGED = "enlarged"  # the word that read_square leaves for an image smaller than `size`

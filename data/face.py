@@ -5,8 +5,8 @@ Names: `across` is the distance from the face's vertical axis, which mirrors a p
 
 import numpy as np
 
-from data.drawing import Canvas, bump, inside, line, muted_colour, palette, rgb, white_noise
-from data.head import Hair, Head
+from degrain.data.drawing import Canvas, bump, inside, line, muted_colour, palette, rgb, white_noise
+from degrain.data.head import Hair, Head
 
 IRISES = palette("4c2b17 613d1f 4775a8 577a57 73808a")  # the browns first
 

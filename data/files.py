@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 LONGEST = 200  # characters of a path in a message
 

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.decode import Crop, read_square
-from data.files import files_fingerprint, read_file, root_tag, shown, slug, unit_hash
-from data.held_out import CHOOSE, Identities, content_number, divide, remembered
-from data.listing import Found, Listing, list_images, suffixes
-from data.splits import outermost, split_folders, split_of
-from models.core.errors import InputError
+from degrain.data.decode import Crop, read_square
+from degrain.data.files import files_fingerprint, read_file, root_tag, shown, slug, unit_hash
+from degrain.data.held_out import CHOOSE, Identities, content_number, divide, remembered
+from degrain.data.listing import Found, Listing, list_images, suffixes
+from degrain.data.splits import outermost, split_folders, split_of
+from degrain.models.core.errors import InputError
 
 HELD_OUT = "held out"  # images that are neither of `valid` nor of `test` yet
 HELD_FIRST = ("test", "valid", "train")  # an image that lies in several splits is of the first of these
@@ -29,7 +29,7 @@ class FolderSource:
     changes its split when others are added. If there is no test, the held-out images are divided (data/held_out.py).
     Where root has a file of identities, a person is held out, and divided, as a whole.
 
-    Arguments are those of data.datamodule.ImageFolder.
+    Arguments are those of degrain.data.datamodule.ImageFolder.
 
     Args:
         memory: Folder to write down how held-out images are divided, so that their files are read once.
@@ -94,7 +94,7 @@ class FolderSource:
         if 1 < len(places) <= 4 and self._share_of == "the images":
             lines.append("used are " + ", ".join(f"{n:,} images in {shown(place)}" for place, n in places.items()))
         if any(list(self.root.glob("list_eval_partition.*"))):
-            lines.append("this is CelebA; --data data.datamodule.CelebA uses the splits of its list_eval_partition")
+            lines.append("this is CelebA: --data degrain.data.datamodule.CelebA uses the splits of list_eval_partition")
         if lists := [path.name for path in self.root.glob("*.*") if path.suffix in LISTS and split_of(path.stem)]:
             lines.append(f"not read: {shown(', '.join(sorted(lists)))}; folders alone are splits")
         if self._listing.others:

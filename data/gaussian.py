@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 class FreshBatches(Dataset):

@@ -9,7 +9,7 @@ from math import cos, sin
 
 import numpy as np
 
-from data.drawing import bump, cloud, inside, palette, rgb, strands
+from degrain.data.drawing import bump, cloud, inside, palette, rgb, strands
 
 SKINS = palette("f7d1ba f0c2a3 deab87 c48f6b 9c6e4f 734c38 573b2b")  # fair to dark, mixed between
 DARK_HAIRS = palette("1a1717 1a1717 1a1717 211a17 211a17 38261c 38261c 999694")

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from data.files import read_file, shown, sync, unit_hash
-from models.core.errors import InputError
+from degrain.data.files import read_file, shown, sync, unit_hash
+from degrain.models.core.errors import InputError
 
 CHOOSE = 0.3  # of the held-out images
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.files import unreadable
+from degrain.data.files import unreadable
 
 WANTED = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .tif .tiff .gif .avif .heic .heif .ppm .pgm .pbm .pnm".split()

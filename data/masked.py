@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.decode import ENLARGED
-from data.files import root_tag, shown, slug
-from models.core.errors import InputError
+from degrain.data.decode import ENLARGED
+from degrain.data.files import root_tag, shown, slug
+from degrain.models.core.errors import InputError
 
 CLASSES = {
     "background": (0,),

@@ -1,6 +1,6 @@
 """Number the images of sources that make them from a seed and a number."""
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 FIRST_ITEM = {"train": 0, "valid": 10**9, "test": 2 * 10**9}  # far apart, so that a larger count changes no image
 

@@ -11,12 +11,12 @@ import json
 
 import numpy as np
 
-from data.drawing import REGIONS, Canvas, inside, rgb
-from data.face import paint_beard, paint_brows, paint_eyes, paint_glasses, paint_mouth, paint_skin
-from data.head import draw_hair, draw_head
-from data.numbered import NumberedSource
-from data.scenery import paint_background, paint_body
-from models.core.errors import InputError
+from degrain.data.drawing import REGIONS, Canvas, inside, rgb
+from degrain.data.face import paint_beard, paint_brows, paint_eyes, paint_glasses, paint_mouth, paint_skin
+from degrain.data.head import draw_hair, draw_head
+from degrain.data.numbered import NumberedSource
+from degrain.data.scenery import paint_background, paint_body
+from degrain.models.core.errors import InputError
 
 VERSION = 1  # raise it with every change that moves a pixel: caches are keyed by it
 MIN_SIZE = 16
@@ -62,7 +62,7 @@ class PortraitSource(NumberedSource):
     clean image is first compressed into [m, 1 - m], m = 4 times the largest std: a pixel at those bounds leaves [0, 1]
     only 3 times in 100,000. The noise is added to the 8-bit clean image, and the sum is rounded. In levels,
     image - clean has variance (255 std)^2 + 1/12 if 255 std > 1/2; it is 0 if std = 0.
-    Arguments are those of NumberedSource and of data.datamodule.Portraits.
+    Arguments are those of NumberedSource and of degrain.data.datamodule.Portraits.
     """
 
     def __init__(

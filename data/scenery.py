@@ -4,8 +4,8 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from data.drawing import Canvas, bump, cloud, inside, muted_colour, white_noise
-from data.head import Head
+from degrain.data.drawing import Canvas, bump, cloud, inside, muted_colour, white_noise
+from degrain.data.head import Head
 
 
 def paint_background(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:

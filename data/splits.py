@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
-from data.files import shown
-from models.core.errors import InputError
+from degrain.data.files import shown
+from degrain.models.core.errors import InputError
 
 NAMES = {
     "train": "train trains training trn trainval",

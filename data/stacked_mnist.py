@@ -13,10 +13,10 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from data.datamodule import ImageDataModule
-from data.digits import Digits, digits
-from data.numbered import FIRST_ITEM, NumberedSource
-from models.core.errors import InputError
+from degrain.data.datamodule import ImageDataModule
+from degrain.data.digits import Digits, digits
+from degrain.data.numbered import FIRST_ITEM, NumberedSource
+from degrain.models.core.errors import InputError
 
 SIDE, MARGIN = 32, 2  # pixels: MNIST's own 28, and a black margin on each side
 VERSION = 1  # raise it when the same options give other pixels

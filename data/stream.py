@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 class ShuffledStream(Sampler[list[tuple[int, bool]]]):

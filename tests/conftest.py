@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.inference.pipeline import load_vae
-from models.vae.latent_prior import Mixture
+from degrain.models.inference.pipeline import load_vae
+from degrain.models.vae.latent_prior import Mixture
 from tests import tiny
 
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import sample
-from models.inference.pictures import panel
-from models.inference.pipeline import load_pipeline
+from degrain.models.inference.pictures import panel
+from degrain.models.inference.pipeline import load_pipeline
 
 ROOT = Path(__file__).parent.parent
 ROWS = {"vae": ["mean", "std", "sample"], "gan": ["mean", "std", "sample", "denoised"]}

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 import train
-from models.training.checkpoints import STOPPING, StopRequest
+from degrain.models.training.checkpoints import STOPPING, StopRequest
 from tests import tiny
 from tests.conftest import Trained
 from tests.tiny import BATCH, BUDGET, LEG, fit_error, folder_of_images, stopped, untrained_vae

@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 import train
-from models.core.layers import PyramidConfig
-from models.inference.checkpoint import Card
-from models.vae.latent_prior import LatentPrior
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.inference.checkpoint import Card
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.network import VAE, VAEConfig
 
 Where = Literal["training", "validation", "checkpoint"]
 BATCH, BUDGET, LEG = 8, 96, 48  # images: 12 steps, two legs
@@ -33,9 +33,9 @@ def vae_config(root: Path) -> dict[str, Any]:
         "name": "vae",
         "runs": str(root / "runs"),
         "wandb": "off",
-        "data": {"class_path": "data.datamodule.Portraits", "init_args": data | {"cache": str(root / "cache")}},
+        "data": {"class_path": "degrain.data.datamodule.Portraits", "init_args": data | {"cache": str(root / "cache")}},
         "model": {
-            "class_path": "models.training.VAEModule",
+            "class_path": "degrain.models.training.VAEModule",
             "init_args": {
                 "net": {"latent": 4, "encoder": dict(NET), "decoder": dict(NET)},
                 "budget": BUDGET,
@@ -50,7 +50,7 @@ def gan_config(root: Path) -> dict[str, Any]:
     """Return a config of stage 2, on the run `vae`."""
     networks = {"vae": str(root / "runs/vae/last.ckpt"), "denoiser": dict(NET), "discriminator": dict(NET)}
     few = {"budget": BUDGET, "validate_every": LEG, "ratio_images": 15, "ratio_draws": 4, "penalty_every": 2}
-    model = {"class_path": "models.training.GANModule", "init_args": networks | few}
+    model = {"class_path": "degrain.models.training.GANModule", "init_args": networks | few}
     return vae_config(root) | {"name": "gan", "model": model}
 
 
@@ -65,7 +65,7 @@ def plain_gan_config(root: Path) -> dict[str, Any]:
     """Return a config of the GAN from z."""
     networks = {"generator": NET | {"latent": 4}, "discriminator": dict(NET)}
     model = {"budget": BUDGET, "validate_every": LEG, "penalty_every": 2, **networks}
-    return vae_config(root) | {"model": {"class_path": "models.training.PlainGANModule", "init_args": model}}
+    return vae_config(root) | {"model": {"class_path": "degrain.models.training.PlainGANModule", "init_args": model}}
 
 
 CONTROLS = {

@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from models.core import yaml_text  # noqa: F401 (sets how configs are read and written)
-from models.core.errors import first_line
-from models.core.words import BY_WORD
+from degrain.models.core import yaml_text  # noqa: F401 (sets how configs are read and written)
+from degrain.models.core.errors import first_line
+from degrain.models.core.words import BY_WORD
 
 UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']+)' does not accept o|o|O)ption '(?P<option>[^']+)'"

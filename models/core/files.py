@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 held: set[BinaryIO] = set()
 """Open files whose locks this process holds."""

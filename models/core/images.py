@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: Tensor) -> None:

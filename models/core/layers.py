@@ -7,7 +7,7 @@ from math import log2
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 Resize = Callable[[int, int], nn.Module]
 

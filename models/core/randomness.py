@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

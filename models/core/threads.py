@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 ENOUGH = 0.75
 """Share of a core that must be free for one more thread."""

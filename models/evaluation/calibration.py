@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics import Metric
 
-from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
+from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 
 LEVELS = (0.5, 0.9, 0.99)  # probabilities of the central intervals whose coverage is counted
 EDGES = torch.linspace(-5.0, 5.0, 101)  # of the histogram of residuals; values beyond count into the outermost bins

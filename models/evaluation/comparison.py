@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.evaluation import figures
-from models.evaluation.estimates import Estimate, average
-from models.evaluation.feature_collector import FeatureCollector, chosen_numbers, image_rows
-from models.evaluation.image_sets import (
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation import figures
+from degrain.models.evaluation.estimates import Estimate, average
+from degrain.models.evaluation.feature_collector import FeatureCollector, chosen_numbers, image_rows
+from degrain.models.evaluation.image_sets import (
     BUDGETS,
     FLOOR,
     LEAST_IMAGES,
@@ -26,11 +26,11 @@ from models.evaluation.image_sets import (
     merged,
     prior_ladder,
 )
-from models.evaluation.manifold import copies, nearest_neighbours
-from models.evaluation.report import Findings, Subject
-from models.evaluation.tables import Table, budget_lines, ladder_lines, metric_lines, values_of
-from models.inference.pictures import panel
-from models.inference.pipeline import Pipeline
+from degrain.models.evaluation.manifold import copies, nearest_neighbours
+from degrain.models.evaluation.report import Findings, Subject
+from degrain.models.evaluation.tables import Table, budget_lines, ladder_lines, metric_lines, values_of
+from degrain.models.inference.pictures import panel
+from degrain.models.inference.pipeline import Pipeline
 
 NEIGHBOURS = ("nearest", "2nd nearest", "3rd nearest")
 SHOWN = 16  # draws whose nearest training images are shown

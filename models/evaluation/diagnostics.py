@@ -5,11 +5,11 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from models.core.gaussian import Gaussian, LatentDraws
-from models.evaluation import figures
-from models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
-from models.evaluation.regions import RegionCalibration, RegionReport
-from models.vae.flow import AutoregressiveFlow
+from degrain.models.core.gaussian import Gaussian, LatentDraws
+from degrain.models.evaluation import figures
+from degrain.models.evaluation.calibration import LEVELS, Calibration, CodeStatistics
+from degrain.models.evaluation.regions import RegionCalibration, RegionReport
+from degrain.models.vae.flow import AutoregressiveFlow
 
 REFERENCE_REGION = "skin"  # others' std is divided by its std; without it, by that of the first region present
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.core.images import eight_bit
-from models.core.precision import full_precision
-from models.core.randomness import generator
-from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
+from degrain.models.core.images import eight_bit
+from degrain.models.core.precision import full_precision
+from degrain.models.core.randomness import generator
+from degrain.models.evaluation.statistics_cache import StatisticsKey, cached_statistics
 
 SIDE = 32  # pixels of a digit
 RECIPE = 1  # raise it when the same digits and seed give another classifier

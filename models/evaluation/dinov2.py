@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.evaluation.feature_net import FeatureNet, read_weights
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.feature_net import FeatureNet, read_weights
 
 SIZES = {384: "small", 768: "base", 1024: "large"}  # width -> size of the transformer; the large one is ViT-L/14
 SIDE, PATCH = 224, 14  # pixels

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> Tensor:

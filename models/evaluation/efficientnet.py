@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.memory import keep_freed_memory
-from models.evaluation.feature_net import FeatureNet, read_weights
+from degrain.models.core.errors import InputError
+from degrain.models.core.memory import keep_freed_memory
+from degrain.models.evaluation.feature_net import FeatureNet, read_weights
 
 SIDES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 """Name -> side in pixels of its training images."""

@@ -3,7 +3,7 @@
 A test writes sheet_1.png, sheet_2.png, ... with numbered faces in random order, and sheet_key.csv. A rater who has not
 seen the key writes the numbers of the broken faces into a text file. Then
 
-    python -m models.evaluation.face_sheet RUN/sheet_key.csv RATER.txt [RATER.txt ...]
+    python -m degrain.models.evaluation.face_sheet RUN/sheet_key.csv RATER.txt [RATER.txt ...]
 
 prints the share of broken ones among draws, reconstructions and photographs, with 95 % intervals.
 """
@@ -20,14 +20,14 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
 from torch import Tensor
 
-from models.core.command_line import fail_if_known
-from models.core.errors import InputError
-from models.core.randomness import generator
-from models.evaluation.feature_collector import chosen_numbers
-from models.evaluation.report import Findings, Subject
-from models.inference.pictures import GAP, INK, PAPER, to_uint8
+from degrain.models.core.command_line import fail_if_known
+from degrain.models.core.errors import InputError
+from degrain.models.core.randomness import generator
+from degrain.models.evaluation.feature_collector import chosen_numbers
+from degrain.models.evaluation.report import Findings, Subject
+from degrain.models.inference.pictures import GAP, INK, PAPER, to_uint8
 
-SCORE = "python -m models.evaluation.face_sheet"
+SCORE = "python -m degrain.models.evaluation.face_sheet"
 COLUMNS, LINES, TILE = 8, 8, 128  # faces on a page, and the least side of one in pixels
 SHEET_SEED = 1  # of the draws; seed 0 is on every other picture
 KINDS = ("draws", "reconstructions", "photographs")

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.core.randomness import generator
-from models.evaluation.feature_net import features_of
-from models.evaluation.image_sets import ImageSet
-from models.evaluation.report import Subject
-from models.evaluation.spectrum import PowerSpectrum
-from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
-from models.inference.pipeline import Pipeline
-from models.vae.latent_prior import PriorName
+from degrain.models.core.randomness import generator
+from degrain.models.evaluation.feature_net import features_of
+from degrain.models.evaluation.image_sets import ImageSet
+from degrain.models.evaluation.report import Subject
+from degrain.models.evaluation.spectrum import PowerSpectrum
+from degrain.models.evaluation.statistics_cache import StatisticsKey, cached_statistics
+from degrain.models.inference.pipeline import Pipeline
+from degrain.models.vae.latent_prior import PriorName
 
 CPU_BATCH = 16  # images per forward pass of the feature network on a CPU: more overflow its cache
 SPECTRUM = "spectrum"

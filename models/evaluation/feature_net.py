@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.images import eight_bit
-from models.core.precision import full_precision
+from degrain.models.core.errors import InputError
+from degrain.models.core.images import eight_bit
+from degrain.models.core.precision import full_precision
 
 PROBE_SIDE = 64  # pixels
 

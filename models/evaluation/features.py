@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from models.core.errors import InputError
-from models.evaluation.dinov2 import DinoFeatures
-from models.evaluation.efficientnet import SIDES, EfficientNetFeatures
-from models.evaluation.feature_net import FeatureNet
-from models.evaluation.inception import InceptionFeatures
-from models.evaluation.user_network import UserFeatures
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.dinov2 import DinoFeatures
+from degrain.models.evaluation.efficientnet import SIDES, EfficientNetFeatures
+from degrain.models.evaluation.feature_net import FeatureNet
+from degrain.models.evaluation.inception import InceptionFeatures
+from degrain.models.evaluation.user_network import UserFeatures
 
 DEFAULT_NET = "efficientnet-lite0"
 FEATURE_NETS = (*SIDES, "inception", "dinov2")

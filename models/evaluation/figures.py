@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.evaluation.calibration import EDGES, LEVELS, CalibrationReport, CodeReport
-from models.evaluation.regions import RegionReport
-from models.evaluation.spectrum import PowerSpectrum
+from degrain.models.evaluation.calibration import EDGES, LEVELS, CalibrationReport, CodeReport
+from degrain.models.evaluation.regions import RegionReport
+from degrain.models.evaluation.spectrum import PowerSpectrum
 
 DATA, MEAN, SAMPLE, DENOISED, INK = "#8c8c8c", "#2f6fb3", "#e07b27", "#2e9e5b", "#333333"
 MARKERS = ("o", "s", "^", "D", "v", "P")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
-from models.evaluation.estimates import Estimate, jackknife
-from models.evaluation.manifold import manifold_scores
-from models.evaluation.spectrum import PowerSpectrum, spectrum_error, spectrum_gap
+from degrain.models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
+from degrain.models.evaluation.estimates import Estimate, jackknife
+from degrain.models.evaluation.manifold import manifold_scores
+from degrain.models.evaluation.spectrum import PowerSpectrum, spectrum_error, spectrum_gap
 
 METRICS = ("frechet", "frechet_infinity", "kernel", "precision", "recall", "density", "coverage")
 """Metrics of a row by one feature network, in the order of the table's columns."""

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.evaluation.feature_net import FeatureNet, read_weights
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.feature_net import FeatureNet, read_weights
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_HASH = "6726825d"  # the first digits of its SHA-256

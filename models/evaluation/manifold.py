@@ -9,9 +9,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.precision import full_precision
-from models.evaluation.distances import check_same_features
+from degrain.models.core.errors import InputError
+from degrain.models.core.precision import full_precision
+from degrain.models.evaluation.distances import check_same_features
 
 ROUNDING = 1e-6
 """Share of the features' norm by which balls are wider: cdist puts copies at 1e-8 of it from each other, not at 0."""

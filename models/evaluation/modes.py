@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.evaluation.digit_classifier import DigitClassifier, digit_classifier
-from models.evaluation.report import Findings, Subject
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.digit_classifier import DigitClassifier, digit_classifier
+from degrain.models.evaluation.report import Findings, Subject
 
 SEED, BATCH = 0, 100  # of the draws; images drawn at once
 

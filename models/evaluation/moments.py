@@ -9,10 +9,10 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from models.core.gaussian import Gaussian
-from models.evaluation.calibration import SumMetric
-from models.evaluation.regions import region_masks
-from models.gan.objective import variance_over_noise
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.evaluation.calibration import SumMetric
+from degrain.models.evaluation.regions import region_masks
+from degrain.models.gan.objective import variance_over_noise
 
 WHOLE = "image"  # name of all pixels together
 

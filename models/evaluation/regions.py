@@ -12,10 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.core.precision import full_precision
-from models.evaluation.calibration import interval_masks
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.precision import full_precision
+from degrain.models.evaluation.calibration import interval_masks
 
 NEARLY_RIGHT = 0.1  # largest squared error of a mean that is nearly right, as a share of the planted variance
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
 
-from models.evaluation.feature_net import FeatureNet
-from models.inference.pipeline import Pipeline, PlainPipeline
+from degrain.models.evaluation.feature_net import FeatureNet
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline
 
 
 @dataclass(frozen=True)

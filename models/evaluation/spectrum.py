@@ -9,8 +9,8 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.images import eight_bit
+from degrain.models.core.errors import InputError
+from degrain.models.core.images import eight_bit
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's mode L
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.files import replacing
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import replacing
 
 FORMAT = 1  # of the files: raise it when a network computes something else
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from models.evaluation.estimates import Estimate
-from models.evaluation.image_sets import METRICS, SPECTRUM_METRICS
+from degrain.models.evaluation.estimates import Estimate
+from degrain.models.evaluation.image_sets import METRICS, SPECTRUM_METRICS
 
 Table = dict[str, dict[str, Estimate]]
 """Estimates by row and metric."""

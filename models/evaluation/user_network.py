@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.core.errors import InputError, first_line
-from models.evaluation.feature_net import FeatureNet, probe_images
+from degrain.models.core.errors import InputError, first_line
+from degrain.models.evaluation.feature_net import FeatureNet, probe_images
 
 TOLERANCE = 1e-3  # of the largest feature: by this much an image's features may depend on its batch
 

@@ -4,9 +4,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.core.gaussian import Gaussian
-from models.core.images import check_tensor
-from models.core.layers import PyramidConfig, down, kaiming, levels, up
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.images import check_tensor
+from degrain.models.core.layers import PyramidConfig, down, kaiming, levels, up
 
 
 def condition_channels(p: Gaussian) -> Tensor:

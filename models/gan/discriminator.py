@@ -5,9 +5,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from models.core.gaussian import Gaussian
-from models.core.layers import PyramidConfig, down, kaiming, levels
-from models.gan.denoiser import condition_channels
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.layers import PyramidConfig, down, kaiming, levels
+from degrain.models.gan.denoiser import condition_channels
 
 
 class Discriminator(nn.Module):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.images import check_tensor
-from models.core.layers import PyramidConfig
-from models.vae.network import Decoder, VAEConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.images import check_tensor
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.vae.network import Decoder, VAEConfig
 
 
 @dataclass(frozen=True)

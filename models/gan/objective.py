@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.core.second_order import InputGradients
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.second_order import InputGradients
 
 AdversarialLoss = Literal["relativistic", "classic"]
 """R3GAN's pairing, or the non-saturating loss of 2014 (Goodfellow et al.)."""

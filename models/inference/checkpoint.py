@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.layers import PyramidConfig
-from models.core.randomness import shown
-from models.vae.flow import FlowConfig
-from models.vae.network import VAEConfig
-from models.vae.pixel_decoder import PixelConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.core.randomness import shown
+from degrain.models.vae.flow import FlowConfig
+from degrain.models.vae.network import VAEConfig
+from degrain.models.vae.pixel_decoder import PixelConfig
 
 PREFIXES = {"vae": "vae.", "prior": "prior.", "denoiser": "ema.module.", "generator": "ema.module."}
 """Prefix of each network's weights in a state dict; for G those of its moving average, which images are drawn with."""

@@ -5,7 +5,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from models.core.images import eight_bit
+from degrain.models.core.images import eight_bit
 
 GAP, INK, PAPER = 2, (40, 40, 40), (255, 255, 255)
 

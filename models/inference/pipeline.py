@@ -8,15 +8,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.images import check_tensor
-from models.core.layers import PyramidConfig
-from models.core.randomness import image_numbers, natural, noise_of_images, shown
-from models.gan.denoiser import Denoiser
-from models.gan.generator import Generator, GeneratorConfig
-from models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
-from models.vae.latent_prior import LatentPrior, PriorName
-from models.vae.network import VAE
+from degrain.models.core.errors import InputError
+from degrain.models.core.images import check_tensor
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.core.randomness import image_numbers, natural, noise_of_images, shown
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
+from degrain.models.vae.latent_prior import LatentPrior, PriorName
+from degrain.models.vae.network import VAE
 
 ROWS = ("mean", "std", "sample", "denoised")
 """Rows of every picture of generated images, in this order; a plain GAN's have one, `generated`."""

@@ -1,10 +1,10 @@
 """The toy-Gaussian laboratory: closed forms, and recipes that train towards them. Nothing else imports it."""
 
-from models.toys.collapse import CollapseModule
-from models.toys.gan import ToyGANModule
-from models.toys.grid import ToyGridModule
-from models.toys.mixture import ToyMixtureModule
-from models.toys.twins import ToyTwinsModule
-from models.toys.vectors import ToyVectorsModule
+from degrain.models.toys.collapse import CollapseModule
+from degrain.models.toys.gan import ToyGANModule
+from degrain.models.toys.grid import ToyGridModule
+from degrain.models.toys.mixture import ToyMixtureModule
+from degrain.models.toys.twins import ToyTwinsModule
+from degrain.models.toys.vectors import ToyVectorsModule
 
 __all__ = ["CollapseModule", "ToyGANModule", "ToyGridModule", "ToyMixtureModule", "ToyTwinsModule", "ToyVectorsModule"]

@@ -7,15 +7,15 @@ from einops import rearrange, reduce
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import kl_to_standard_normal, log_density
-from models.core.randomness import generator
-from models.evaluation.figures import INK, MEAN, SAMPLE, new, styled
-from models.toys import linear_gaussian as toy
-from models.toys.recipe import ToyModule
-from models.training.recipe import EVAL_STREAM
-from models.training.schedule import Schedule, warmed_up
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import kl_to_standard_normal, log_density
+from degrain.models.core.randomness import generator
+from degrain.models.evaluation.figures import INK, MEAN, SAMPLE, new, styled
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys.recipe import ToyModule
+from degrain.models.training.recipe import EVAL_STREAM
+from degrain.models.training.schedule import Schedule, warmed_up
+from degrain.models.vae.network import VAE, VAEConfig
 
 
 class CollapseModule(ToyModule):

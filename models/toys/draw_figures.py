@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.evaluation.figures import DATA, DENOISED, INK, MEAN, SAMPLE, new, styled
-from models.toys import linear_gaussian as toy
+from degrain.models.evaluation.figures import DATA, DENOISED, INK, MEAN, SAMPLE, new, styled
+from degrain.models.toys import linear_gaussian as toy
 
 
 def outline(ax: Axes, name: str, values: Tensor, t: float, edges: Tensor, colour: str) -> None:

@@ -9,11 +9,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.gan.objective import AdversarialLoss, discriminator_objective, generator_objective
-from models.toys.ensemble import EnsembleMLP
-from models.toys.recipe import ToyModule
-from models.training.update import MovingAverage, Update, adam
+from degrain.models.core.errors import InputError
+from degrain.models.gan.objective import AdversarialLoss, discriminator_objective, generator_objective
+from degrain.models.toys.ensemble import EnsembleMLP
+from degrain.models.toys.recipe import ToyModule
+from degrain.models.training.update import MovingAverage, Update, adam
 
 EVALUATION = 2  # random stream of the toys' measurements; training has 0, evaluation 1
 AVERAGED_STEPS = 100  # half-life of the average; a longer one averages over answers that differ

@@ -8,11 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import soft_floor
-from models.toys import linear_vae
-from models.toys.linear_gaussian import require_latents
-from models.toys.linear_vae import LinearDecoder, LinearEncoder, aggregate_covariance
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import soft_floor
+from degrain.models.toys import linear_vae
+from degrain.models.toys.linear_gaussian import require_latents
+from degrain.models.toys.linear_vae import LinearDecoder, LinearEncoder, aggregate_covariance
 
 
 def negative_log_likelihood(decoder: LinearDecoder, covariance: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ from einops import repeat
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.randomness import generator
-from models.toys import draw_figures, linear_vae, vector_figures
-from models.toys import linear_gaussian as toy
-from models.toys.duel import EVALUATION, Duel
-from models.toys.metrics import wasserstein_to_normal
-from models.toys.recipe import ToyModule, row
-from models.training.schedule import Schedule
+from degrain.models.core.errors import InputError
+from degrain.models.core.randomness import generator
+from degrain.models.toys import draw_figures, linear_vae, vector_figures
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys.duel import EVALUATION, Duel
+from degrain.models.toys.metrics import wasserstein_to_normal
+from degrain.models.toys.recipe import ToyModule, row
+from degrain.models.training.schedule import Schedule
 
 
 class ToyGANModule(ToyModule):

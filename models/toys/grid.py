@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.toys import draw_figures, grid_figures
-from models.toys import linear_gaussian as toy
-from models.toys.recipe import ToyModule
-from models.training.schedule import Schedule
+from degrain.models.core.errors import InputError
+from degrain.models.toys import draw_figures, grid_figures
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys.recipe import ToyModule
+from degrain.models.training.schedule import Schedule
 
 LOSSES = ("integrated", "sampled")
 

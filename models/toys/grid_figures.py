@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.evaluation.figures import DATA, DENOISED, INK, MARKERS, MEAN, SAMPLE, new, styled
-from models.toys import linear_gaussian as toy
+from degrain.models.evaluation.figures import DATA, DENOISED, INK, MARKERS, MEAN, SAMPLE, new, styled
+from degrain.models.toys import linear_gaussian as toy
 
 PANELS = ("encoder slope, a t", "encoder std, b", "decoder slope, c / t")
 

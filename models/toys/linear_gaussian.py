@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 # --- values
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.toys.linear_gaussian import as_float, directions, require, require_latents, valid_kl_weight
+from degrain.models.core.errors import InputError
+from degrain.models.toys.linear_gaussian import as_float, directions, require, require_latents, valid_kl_weight
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -14,16 +14,16 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from zuko.flows import NSF
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_floor
-from models.core.randomness import Noise, generator
-from models.toys import draw_figures
-from models.toys.duel import EVALUATION, Duel
-from models.toys.ensemble import EnsembleMLP, clip_members
-from models.toys.metrics import mixture_quality
-from models.toys.recipe import ToyModule
-from models.training.schedule import Schedule, warmed_up
-from models.training.update import Update, adam
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_floor
+from degrain.models.core.randomness import Noise, generator
+from degrain.models.toys import draw_figures
+from degrain.models.toys.duel import EVALUATION, Duel
+from degrain.models.toys.ensemble import EnsembleMLP, clip_members
+from degrain.models.toys.metrics import mixture_quality
+from degrain.models.toys.recipe import ToyModule
+from degrain.models.training.schedule import Schedule, warmed_up
+from degrain.models.training.update import Update, adam
 
 FLOW_EVERY = 4  # steps: the flow learns faster than the GAN, and its step takes as long as all others together
 GRADIENT_CLIP = 10.0  # largest norm of one network's gradient, in nats: a narrow mode's density has no bound

@@ -9,12 +9,12 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.inference.checkpoint import Card
-from models.training.recipe import Recipe
-from models.training.report import Report
-from models.training.schedule import Schedule
-from models.training.update import Update, adam
+from degrain.models.core.errors import InputError
+from degrain.models.inference.checkpoint import Card
+from degrain.models.training.recipe import Recipe
+from degrain.models.training.report import Report
+from degrain.models.training.schedule import Schedule
+from degrain.models.training.update import Update, adam
 
 
 class ToyModule(Recipe):
@@ -42,7 +42,7 @@ class ToyModule(Recipe):
             InputError: the data are not Gaussian.
         """
         if not hasattr(self.data, "covariance"):
-            raise InputError(f"{type(self).__name__} needs Gaussian data, data.gaussian.GaussianVectors for one")
+            raise InputError(f"{type(self).__name__}: the data is not Gaussian, as degrain.data.gaussian's is")
         return self.data.covariance.to(self.device)
 
     def step(self, optimizer: LightningOptimizer, loss: Tensor, terms: dict[str, Tensor]) -> Update:

@@ -8,14 +8,14 @@ from einops import reduce
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density
-from models.evaluation.figures import MEAN, SAMPLE, new, styled
-from models.toys.recipe import ToyModule
-from models.training.schedule import Schedule
-from models.training.update import adam
-from models.vae.likelihood import log_bin_probability
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_to_standard_normal, log_density
+from degrain.models.evaluation.figures import MEAN, SAMPLE, new, styled
+from degrain.models.toys.recipe import ToyModule
+from degrain.models.training.schedule import Schedule
+from degrain.models.training.update import adam
+from degrain.models.vae.likelihood import log_bin_probability
+from degrain.models.vae.network import VAE, VAEConfig
 
 LIKELIHOODS = {"density": log_density, "bin": log_bin_probability}
 PAIRS = [(name, elbo) for name in LIKELIHOODS for elbo in (False, True)]  # of each optimizer, in their order

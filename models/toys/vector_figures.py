@@ -4,9 +4,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.evaluation.figures import DATA, DENOISED, INK, MEAN, SAMPLE, new, styled
-from models.toys import linear_gaussian as toy
-from models.toys import linear_vae
+from degrain.models.evaluation.figures import DATA, DENOISED, INK, MEAN, SAMPLE, new, styled
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys import linear_vae
 
 
 @styled

@@ -10,13 +10,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density
-from models.toys import factor_analysis as fa
-from models.toys import linear_gaussian as toy
-from models.toys import linear_vae, vector_figures
-from models.toys.recipe import ToyModule, row
-from models.training.schedule import Schedule
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_to_standard_normal, log_density
+from degrain.models.toys import factor_analysis as fa
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys import linear_vae, vector_figures
+from degrain.models.toys.recipe import ToyModule, row
+from degrain.models.training.schedule import Schedule
 
 
 class ToyVectorsModule(ToyModule):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.special import ndtr
 
-from models.core.gaussian import Gaussian
-from models.core.randomness import Noise
-from models.gan.augment import offsets, translated
-from models.gan.discriminator import Discriminator
-from models.gan.objective import (
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.randomness import Noise
+from degrain.models.gan.augment import offsets, translated
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.objective import (
     SPREAD_DRAWS,
     AdversarialLoss,
     Critic,
@@ -22,13 +22,13 @@ from models.gan.objective import (
     generator_objective,
     spread_terms,
 )
-from models.inference.checkpoint import Card
-from models.inference.pipeline import DEQUANTISING_STREAM
-from models.training.contradictions import refuse_adversary
-from models.training.image_module import Batch, ImageModule
-from models.training.schedule import Schedule
-from models.training.update import MovingAverage, Update, adam
-from models.vae.likelihood import dequantised
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.pipeline import DEQUANTISING_STREAM
+from degrain.models.training.contradictions import refuse_adversary
+from degrain.models.training.image_module import Batch, ImageModule
+from degrain.models.training.schedule import Schedule
+from degrain.models.training.update import MovingAverage, Update, adam
+from degrain.models.vae.likelihood import dequantised
 
 MARGIN_IMAGES = 512
 """Training images whose margin is measured at every validation."""

@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
-from models.core.files import replacing
-from models.training.divergence import diverged, fault
-from models.training.image_module import ImageModule
+from degrain.models.core.files import replacing
+from degrain.models.training.divergence import diverged, fault
+from degrain.models.training.image_module import ImageModule
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Signals that stop a run: Ctrl-C, the end of a job, and those that clusters send before they take a machine away."""

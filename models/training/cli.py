@@ -13,20 +13,28 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.files import replacing
-from models.core.threads import set_threads
-from models.inference.checkpoint import Card, read_checkpoint
-from models.training.checkpoints import Checkpoints
-from models.training.evaluator import Evaluator
-from models.training.launchers import launched
-from models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
-from models.training.recipe import Recipe
-from models.training.report import Pictures
-from models.training.run_folder import as_template, changes, checkpoint_of, claimed, is_own, run_folder, starts_the_job
-from models.training.stage_1 import refuse_missing, say_if_another, vae_option
-from models.training.tracking import Mode, make_tracker
-from models.training.trainer_options import (
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import replacing
+from degrain.models.core.threads import set_threads
+from degrain.models.inference.checkpoint import Card, read_checkpoint
+from degrain.models.training.checkpoints import Checkpoints
+from degrain.models.training.evaluator import Evaluator
+from degrain.models.training.launchers import launched
+from degrain.models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
+from degrain.models.training.recipe import Recipe
+from degrain.models.training.report import Pictures
+from degrain.models.training.run_folder import (
+    as_template,
+    changes,
+    checkpoint_of,
+    claimed,
+    is_own,
+    run_folder,
+    starts_the_job,
+)
+from degrain.models.training.stage_1 import refuse_missing, say_if_another, vae_option
+from degrain.models.training.tracking import Mode, make_tracker
+from degrain.models.training.trainer_options import (
     DEFAULTS,
     check_trainer,
     early_end,
@@ -34,7 +42,7 @@ from models.training.trainer_options import (
     refuse_options,
     trainer_options,
 )
-from models.training.values import FinalValues
+from degrain.models.training.values import FinalValues
 
 
 class SaveConfig(SaveConfigCallback):

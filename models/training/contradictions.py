@@ -3,10 +3,10 @@
 from math import inf
 from typing import TYPE_CHECKING
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 if TYPE_CHECKING:
-    from models.training.vae import VAEModule
+    from degrain.models.training.vae import VAEModule
 
 
 def refuse_if(wrong: object, message: str) -> None:

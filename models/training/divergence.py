@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.core.errors import InputError
-from models.inference.checkpoint import read_checkpoint
+from degrain.models.core.errors import InputError
+from degrain.models.inference.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
-    from models.training.recipe import Recipe
+    from degrain.models.training.recipe import Recipe
 
 PATIENCE = 20
 """Skipped steps in a row that end a run: a bad batch or fp16's search for its scale skips a few, dead weights all."""

@@ -10,15 +10,15 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm import tqdm
 
-from models.core.errors import InputError
-from models.evaluation.comparison import DrawComparison
-from models.evaluation.face_sheet import FaceSheet
-from models.evaluation.features import DEFAULT_NET, WITH_WEIGHTS, feature_nets
-from models.evaluation.image_sets import LEAST_IMAGES
-from models.evaluation.modes import ModeCounts
-from models.evaluation.report import EvaluationReport, Subject
-from models.training.image_module import ImageModule
-from models.training.progress import bar_options
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.comparison import DrawComparison
+from degrain.models.evaluation.face_sheet import FaceSheet
+from degrain.models.evaluation.features import DEFAULT_NET, WITH_WEIGHTS, feature_nets
+from degrain.models.evaluation.image_sets import LEAST_IMAGES
+from degrain.models.evaluation.modes import ModeCounts
+from degrain.models.evaluation.report import EvaluationReport, Subject
+from degrain.models.training.image_module import ImageModule
+from degrain.models.training.progress import bar_options
 
 EVALUATORS = (DrawComparison, FaceSheet, ModeCounts)
 """All evaluators, in the order of their tables; see evaluation/report.py for their interface."""

@@ -10,21 +10,21 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from models.core.gaussian import Gaussian
-from models.core.layers import PyramidConfig
-from models.evaluation.moments import DenoisingMoments
-from models.gan.denoiser import Denoiser
-from models.gan.discriminator import Discriminator
-from models.gan.objective import SPREAD_DRAWS, AdversarialLoss, Scene, spread_terms, squared_error
-from models.inference.checkpoint import Card
-from models.inference.pictures import panel
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline, load_vae
-from models.training.adversarial import AdversarialModule
-from models.training.contradictions import refuse_stage_2, refuse_vae
-from models.training.image_module import Batch
-from models.training.schedule import Schedule
-from models.training.update import MovingAverage, Update, adam
-from models.vae.likelihood import dequantised
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.evaluation.moments import DenoisingMoments
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.objective import SPREAD_DRAWS, AdversarialLoss, Scene, spread_terms, squared_error
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.pictures import panel
+from degrain.models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline, load_vae
+from degrain.models.training.adversarial import AdversarialModule
+from degrain.models.training.contradictions import refuse_stage_2, refuse_vae
+from degrain.models.training.image_module import Batch
+from degrain.models.training.schedule import Schedule
+from degrain.models.training.update import MovingAverage, Update, adam
+from degrain.models.vae.likelihood import dequantised
 
 VARIED = 8
 """Draws of z whose denoisings are pictured."""

@@ -10,28 +10,28 @@ from PIL.Image import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from models.core.images import readable
-from models.core.memory import keep_freed_memory
-from models.core.randomness import Noise, noise_of_images
-from models.evaluation.report import EvaluationReport
-from models.inference.checkpoint import Card
-from models.inference.pipeline import Pipeline, PlainPipeline
-from models.training.divergence import PATIENCE, diverged
-from models.training.recipe import Recipe
-from models.training.report import Report
-from models.training.schedule import Schedule
+from degrain.models.core.images import readable
+from degrain.models.core.memory import keep_freed_memory
+from degrain.models.core.randomness import Noise, noise_of_images
+from degrain.models.evaluation.report import EvaluationReport
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline
+from degrain.models.training.divergence import PATIENCE, diverged
+from degrain.models.training.recipe import Recipe
+from degrain.models.training.report import Report
+from degrain.models.training.schedule import Schedule
 
 Batch = dict[str, Tensor]
 
 
 class ImageModule(Recipe):
-    """A recipe on images that takes its optimizers' steps itself; see models.training.update.
+    """A recipe on images that takes its optimizers' steps itself; see degrain.models.training.update.
 
     Args:
         schedule: budget, validations, learning rate, seed.
 
     Attributes:
-        evaluation: what a test found of drawn images, on the first process; see models.training.evaluator.
+        evaluation: what a test found of drawn images, on the first process; see degrain.models.training.evaluator.
     """
 
     evaluation: EvaluationReport | None = None

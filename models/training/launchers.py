@@ -7,7 +7,7 @@ from typing import Any
 
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 MPI = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "MV2_COMM_WORLD_SIZE": "mpirun"}
 """Variables with the number of processes -> launcher; Lightning knows these launchers through mpi4py alone."""

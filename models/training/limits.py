@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 class Limits(Timer):

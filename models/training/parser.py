@@ -14,8 +14,14 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
-from models.core.command_line import OneLineParser, fail, option_names
-from models.core.errors import InputError
+from degrain.models.core.command_line import OneLineParser, fail, option_names
+from degrain.models.core.errors import InputError
+
+PACKAGES = (
+    *("degrain.models.training", "degrain.models.toys"),
+    *("degrain.data.datamodule", "degrain.data.gaussian", "degrain.data.stacked_mnist"),
+)
+"""Where the classes are that configs name."""
 
 
 class ConfigParser(OneLineParser, LightningArgumentParser):
@@ -33,10 +39,10 @@ class ConfigParser(OneLineParser, LightningArgumentParser):
         return super().add_subclass_arguments(*args, **options | {"skip": {"seed"}})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if moved := re.search(r"models\.modules\.(\w+)", message):
-            for package in ("models.training", "models.toys"):
-                if locate(f"{package}.{moved[1]}"):
-                    fail(f"config: {moved[0]} is now {package}.{moved[1]}; change class_path")
+        if moved := re.search(r"(?<![\w.])(models|data)\.\w+\.([A-Z]\w+)", message):  # before the package degrain
+            for package in PACKAGES:
+                if locate(f"{package}.{moved[2]}"):
+                    fail(f"config: {moved[0]} is now {package}.{moved[2]}; change class_path")
         super().error(message, ex)
 
     def unknown(self, name: str) -> NoReturn:

@@ -7,18 +7,18 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from models.core.gaussian import Gaussian
-from models.core.layers import PyramidConfig
-from models.gan.discriminator import Discriminator
-from models.gan.generator import Generator, GeneratorConfig
-from models.gan.objective import AdversarialLoss, Scene
-from models.inference.checkpoint import Card
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, PlainPipeline
-from models.training.adversarial import AdversarialModule
-from models.training.image_module import Batch
-from models.training.schedule import Schedule
-from models.training.update import MovingAverage
-from models.vae.likelihood import dequantised
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.gan.objective import AdversarialLoss, Scene
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.pipeline import PHOTOGRAPH_STREAMS, PlainPipeline
+from degrain.models.training.adversarial import AdversarialModule
+from degrain.models.training.image_module import Batch
+from degrain.models.training.schedule import Schedule
+from degrain.models.training.update import MovingAverage
+from degrain.models.vae.likelihood import dequantised
 
 
 class PlainGANModule(AdversarialModule):

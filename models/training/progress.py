@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
-from models.training.image_module import Batch, ImageModule
+from degrain.models.training.image_module import Batch, ImageModule
 
 SHOWN = {
     "distortion": "dist",

@@ -8,10 +8,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.randomness import Noise
-from models.inference.checkpoint import Card, drawing_state
-from models.training.schedule import Schedule
+from degrain.models.core.errors import InputError
+from degrain.models.core.randomness import Noise
+from degrain.models.inference.checkpoint import Card, drawing_state
+from degrain.models.training.schedule import Schedule
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 

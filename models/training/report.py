@@ -12,13 +12,13 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from models.core.files import replacing
-from models.inference.pictures import panel
-from models.inference.pipeline import Pipeline
+from degrain.models.core.files import replacing
+from degrain.models.inference.pictures import panel
+from degrain.models.inference.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from models.training.image_module import ImageModule
-    from models.training.recipe import Recipe
+    from degrain.models.training.image_module import ImageModule
+    from degrain.models.training.recipe import Recipe
 
 
 class Report(Callback):

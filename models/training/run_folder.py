@@ -10,9 +10,9 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
-from models.core.errors import InputError
-from models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
-from models.training.recipe import leaves
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
+from degrain.models.training.recipe import leaves
 
 
 def run_folder(config: Namespace) -> Path:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 
 @dataclass(frozen=True)

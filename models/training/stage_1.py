@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.inference.checkpoint import PREFIXES, read_checkpoint, substate
+from degrain.models.core.errors import InputError
+from degrain.models.inference.checkpoint import PREFIXES, read_checkpoint, substate
 
 MOST_RUNS = 20  # that are looked at for a stage 1
 

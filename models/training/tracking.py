@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
-from models.core.errors import InputError
+from degrain.models.core.errors import InputError
 
 if TYPE_CHECKING:
     from wandb import Run

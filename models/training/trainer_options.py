@@ -28,10 +28,10 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from models.core.errors import InputError, first_line
-from models.training.launchers import refuse_launcher
-from models.training.limits import Limits
-from models.training.progress import ImagesProgressBar
+from degrain.models.core.errors import InputError, first_line
+from degrain.models.training.launchers import refuse_launcher
+from degrain.models.training.limits import Limits
+from degrain.models.training.progress import ImagesProgressBar
 
 DEFAULTS = {
     "max_epochs": -1,  # a leg is an epoch; the module stops the Trainer when its budget of images is seen

@@ -10,21 +10,21 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
 
-from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
-from models.core.randomness import Noise, generator
-from models.evaluation.calibration import CodeReport, CodeStatistics
-from models.evaluation.diagnostics import Diagnostics
-from models.inference.checkpoint import Card
-from models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline
-from models.training.contradictions import refuse_stage_1
-from models.training.image_module import Batch, ImageModule
-from models.training.schedule import Schedule, warmed_up
-from models.training.update import Update, adam
-from models.vae.latent_prior import LatentPrior
-from models.vae.likelihood import dequantised, log_bin_probability, log_level_density
-from models.vae.network import VAE, Posterior, VAEConfig
-from models.vae.objective import DecoderGradient, closed_form_rate, per_image, rate, reconstruct, statistics
-from models.vae.regulariser import floored_kl, mixture_moments, mmd_in_nats
+from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
+from degrain.models.core.randomness import Noise, generator
+from degrain.models.evaluation.calibration import CodeReport, CodeStatistics
+from degrain.models.evaluation.diagnostics import Diagnostics
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline
+from degrain.models.training.contradictions import refuse_stage_1
+from degrain.models.training.image_module import Batch, ImageModule
+from degrain.models.training.schedule import Schedule, warmed_up
+from degrain.models.training.update import Update, adam
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.likelihood import dequantised, log_bin_probability, log_level_density
+from degrain.models.vae.network import VAE, Posterior, VAEConfig
+from degrain.models.vae.objective import DecoderGradient, closed_form_rate, per_image, rate, reconstruct, statistics
+from degrain.models.vae.regulariser import floored_kl, mixture_moments, mmd_in_nats
 
 DRAWS = 8
 """Draws of each held-out image's q(z|x), if that is known by draws alone: enough to tell a variance of 0.01."""

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
-from models.core.errors import InputError
-from models.core.files import replacing
-from models.training.image_module import ImageModule
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import replacing
+from degrain.models.training.image_module import ImageModule
 
 
 class FinalValues(Callback):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, LatentDraws
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, LatentDraws
 
 
 @dataclass(frozen=True)

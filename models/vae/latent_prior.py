@@ -13,13 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, distributions, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import LatentDraws, log_standard_normal
-from models.core.images import check_tensor
-from models.core.precision import full_precision
-from models.core.randomness import shown
-from models.vae.flow import AutoregressiveFlow, FlowConfig
-from models.vae.mixture import Mixture
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import LatentDraws, log_standard_normal
+from degrain.models.core.images import check_tensor
+from degrain.models.core.precision import full_precision
+from degrain.models.core.randomness import shown
+from degrain.models.vae.flow import AutoregressiveFlow, FlowConfig
+from degrain.models.vae.mixture import Mixture
 
 PriorName = Literal["learned", "fitted", "standard", "flow"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from models.core.gaussian import Gaussian, log_density
+from degrain.models.core.gaussian import Gaussian, log_density
 
 HALF_BIN = 0.5 / 255  # half the width of an 8-bit value's bin, in [0, 1] pixel units
 LOG_PEAK = -0.5 * math.log(2 * math.pi)  # log phi(0)

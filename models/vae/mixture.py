@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from models.core.gaussian import log_standard_normal
-from models.core.precision import full_precision
+from degrain.models.core.gaussian import log_standard_normal
+from degrain.models.core.precision import full_precision
 
 PSEUDO_CODES = 4
 """Codes of covariance I that each component's own are averaged with, per dimension: some thousand settle none."""

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, soft_ceiling, soft_floor
-from models.core.images import check_images, check_tensor
-from models.core.layers import PyramidConfig, down, kaiming, levels, up
-from models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
-from models.vae.pixel_decoder import PixelConfig, PixelStack, coloured, eight_bit_draw
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, soft_ceiling, soft_floor
+from degrain.models.core.images import check_images, check_tensor
+from degrain.models.core.layers import PyramidConfig, down, kaiming, levels, up
+from degrain.models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
+from degrain.models.vae.pixel_decoder import PixelConfig, PixelStack, coloured, eight_bit_draw
 
 LOG_CEILING = log(2)
 """Upper bound of a posterior's log std: a std above the prior's never pays, and early in training z would diverge."""

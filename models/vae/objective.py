@@ -9,10 +9,10 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from models.core.gaussian import Gaussian, LatentDraws, kl_to_standard_normal
-from models.vae.latent_prior import LatentPrior
-from models.vae.likelihood import LogLikelihood, beta_nll, bits_per_dimension, faithful_nll
-from models.vae.network import VAE, Posterior
+from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_to_standard_normal
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.likelihood import LogLikelihood, beta_nll, bits_per_dimension, faithful_nll
+from degrain.models.vae.network import VAE, Posterior
 
 DecoderGradient = Literal["plain", "beta-nll", "faithful"]
 

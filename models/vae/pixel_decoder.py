@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Axes: B batch, D latents.
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.core.precision import full_precision
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.precision import full_precision
 
 # Scales s of the kernel of `mmd`, in units of 2 D: the mean squared distance between two draws of N(0, I).
 KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import sample
-from data.celeba import IMAGES, PARTITION
-from models.training.cli import CLI
+from degrain.data.celeba import IMAGES, PARTITION
+from degrain.models.training.cli import CLI
 from tests import tiny
 from tests.bad_input.cases import photograph
 from tests.conftest import Trained

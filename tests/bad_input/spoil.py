@@ -19,7 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from data.celeba import ARCHIVE, IMAGES
+from degrain.data.celeba import ARCHIVE, IMAGES
 
 
 def holding(path: str, content: bytes) -> Callable[[], Any]:

@@ -39,8 +39,8 @@ CASES = {
     "a typo of a network on the command line": Case(f"{VAE} --model.net.encoder.widhts 1", "did you mean `widths`"),
     "a typo of the Trainer on the command line": Case(f"{VAE} --trainer.presicion 1", "did you mean `precision`"),
     "a parameter beside init_args": of_vae("model.init_arg", 1, "below `init_args`, its parameters"),
-    "no such model": of_vae("model.class_path", "models.training.VEAModule", "VEAModule"),
-    "no such data": of_vae("data.class_path", "data.datamodule.Portrait", "Portrait"),
+    "no such model": of_vae("model.class_path", "degrain.models.training.VEAModule", "VEAModule"),
+    "no such data": of_vae("data.class_path", "degrain.data.datamodule.Portrait", "Portrait"),
     "a model that is none": of_vae("model.class_path", "torch.nn.Linear", "torch.nn.Linear"),
     "a string for a number": of_vae(f"{MODEL}.budget", "many", "budget"),
     "a string in a network": of_vae(f"{MODEL}.net.encoder.patch", "x", "patch"),
@@ -97,13 +97,16 @@ CASES = {
     "a name of the model at the top": Case(f"{VAE} --validate_evry 8", "did you mean `model.validate_every`"),
     "a typo of the schedule": of_vae(f"{MODEL}.learnin_rate", 1, "`learnin_rate`; did you mean `learning_rate`"),
     "a class path from before": of_vae(
-        "model.class_path", "models.modules.VAEModule", "models.modules.VAEModule is now models.training.VAEModule"
+        "model.class_path", "models.training.VAEModule", "VAEModule is now degrain.models.training.VAEModule"
     ),
     "a toy's class path from before": of_vae(
-        "model.class_path", "models.modules.CollapseModule", "is now models.toys.CollapseModule; change class_path"
+        "model.class_path", "models.toys.CollapseModule", "is now degrain.models.toys.CollapseModule; change"
+    ),
+    "data's class path from before": of_vae(
+        "data.class_path", "data.datamodule.ImageFolder", "is now degrain.data.datamodule.ImageFolder; change"
     ),
     "a class path from before on the command line": Case(
-        f"{VAE} --model models.modules.PlainGANModule", "PlainGANModule is now models.training.PlainGANModule"
+        f"{VAE} --model models.modules.PlainGANModule", "PlainGANModule is now degrain.models.training.PlainGANModule"
     ),
     "a word of the field": Case(f"{VAE} --model.beta 2", "unknown name `beta`; did you mean `rate_weight`"),
     "a typo of a word of the field": Case(f"{VAE} --model.betaa 2", "`betaa`; did you mean `rate_weight`"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.celeba import ARCHIVE, IMAGES, PARTITION
+from degrain.data.celeba import ARCHIVE, IMAGES, PARTITION
 from tests.bad_input.cases import CELEBA, DATA, PHOTOS, VAE, Case, of_vae
 from tests.bad_input.spoil import cut, denied, evil, flipped, folders, holding, plain_pickle, without, zipped
 
@@ -124,7 +124,7 @@ CASES = {
         evil("evil.npz", plain_pickle),
         {
             "data": {
-                "class_path": "data.datamodule.MaskedImages",
+                "class_path": "degrain.data.datamodule.MaskedImages",
                 "init_args": {"root": "evil.npz", "size": 32, "cache": "../own-cache"},
             }
         },

@@ -23,8 +23,8 @@ from typing import Any
 from jsonargparse import auto_cli
 from torch import nn
 
-from models.training import GANModule, VAEModule
-from models.training.recipe import Recipe
+from degrain.models.training import GANModule, VAEModule
+from degrain.models.training.recipe import Recipe
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.portraits import PortraitSource
+from degrain.data.portraits import PortraitSource
 
 VALID, DISTINCT = 16, 100  # images to validate on; different ones, where they are drawn or enlarged
 LISTS = {

@@ -37,12 +37,12 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import train
-from data.datamodule import CelebA
-from models.core.gaussian import kl_to_standard_normal
-from models.core.layers import PyramidConfig
-from models.core.memory import keep_freed_memory
-from models.vae.likelihood import log_bin_probability
-from models.vae.network import VAE, VAEConfig
+from degrain.data.datamodule import CelebA
+from degrain.models.core.gaussian import kl_to_standard_normal
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.core.memory import keep_freed_memory
+from degrain.models.vae.likelihood import log_bin_probability
+from degrain.models.vae.network import VAE, VAEConfig
 from tests.benchmarks.jpeg_files import write_celeba
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vae_celeba64.yaml"

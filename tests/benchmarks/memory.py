@@ -28,13 +28,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import train
-from models.core.layers import PyramidConfig
-from models.gan.denoiser import Denoiser
-from models.gan.discriminator import Discriminator
-from models.inference.checkpoint import Card
-from models.training import GANModule, VAEModule
-from models.vae.latent_prior import LatentPrior
-from models.vae.network import VAE
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.inference.checkpoint import Card
+from degrain.models.training import GANModule, VAEModule
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.network import VAE
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = {

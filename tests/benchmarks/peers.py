@@ -28,10 +28,10 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 import train
-from models.core.gaussian import Gaussian
-from models.core.layers import PyramidConfig
-from models.vae.likelihood import log_bin_probability
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.vae.likelihood import log_bin_probability
+from degrain.models.vae.network import VAE, VAEConfig
 
 try:
     from pythae.data.datasets import BaseDataset
@@ -144,7 +144,7 @@ def theirs(model: str, steps: int, root: str | None, folder: str) -> float:
 
 def ours(precision: str, steps: int, root: str | None, folder: str) -> float:
     """Train by `train.py fit`; return the core milliseconds of a step."""
-    data = ["--data.root", root] if root else ["--data", "data.datamodule.Portraits"]
+    data = ["--data.root", root] if root else ["--data", "degrain.data.datamodule.Portraits"]
     counts = [] if root else ["--data.count", "1000", "--data.valid_count", "16"]
     few = ["--data.limit_valid", "16", "--model.prior_images", "16", "--model.prior_components", "0"]
     where = ["--runs", folder, "--name", f"run{time.monotonic_ns()}", "--data.cache", f"{folder}/cache"]

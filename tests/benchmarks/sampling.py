@@ -18,8 +18,8 @@ import torch
 from jsonargparse import auto_cli
 from torch import nn
 
-from models.inference.pictures import as_pictures, to_uint8
-from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
+from degrain.models.inference.pictures import as_pictures, to_uint8
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
 
 INSTALL = "python -m pip install diffusers    # in a virtual environment of its own, beside the packages of degrain"
 PRECISIONS = ("32", "bf16")

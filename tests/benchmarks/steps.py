@@ -70,7 +70,9 @@ class Run:
         command += ["--runs", str(folder / "runs"), "--trainer.callbacks", json.dumps([pace])]
         command += ["--trainer.accelerator", "cpu", "--data.cache", str(folder / "cache")]
         if root is None:
-            command += ["--data", "data.datamodule.Portraits", "--data.size", "64", "--data.batch_size", str(BATCH)]
+            package = "degrain.data" if (tree / "degrain").is_dir() else "data"  # a tree from before the package
+            command += ["--data", f"{package}.datamodule.Portraits"]
+            command += ["--data.size", "64", "--data.batch_size", str(BATCH)]
             command += ["--data.count", "512", "--data.valid_count", "16"]
         else:
             command += ["--data.root", str(Path(root).absolute())]

@@ -25,9 +25,9 @@ import torch
 from jsonargparse import auto_cli
 from torch.utils.data import DataLoader
 
-from models.core.layers import PyramidConfig
-from models.core.threads import allowed_cores, free_cores, now
-from models.training import GANModule, VAEModule
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.core.threads import allowed_cores, free_cores, now
+from degrain.models.training import GANModule, VAEModule
 from tests.benchmarks.memory import bare_trainer, card, resolved, untrained_vae
 
 BATCH, SIZE, WARM_UP = 16, 64, 4

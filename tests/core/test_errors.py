@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from models.core.command_line import fail, tolerant_output
-from models.core.errors import first_line
+from degrain.models.core.command_line import fail, tolerant_output
+from degrain.models.core.errors import first_line
 
 
 @pytest.mark.parametrize(

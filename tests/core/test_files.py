@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.core.errors import InputError
-from models.core.files import locked, remove_dead_parts, replacing
+from degrain.models.core.errors import InputError
+from degrain.models.core.files import locked, remove_dead_parts, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_place_that_cannot_be_is_one_line(tmp_path):
 KILLED = """
 import os, signal
 from pathlib import Path
-from models.core.files import replacing
+from degrain.models.core.files import replacing
 with replacing(Path("values.json")) as part:
     part.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_contents_are_on_disk_before_the_name_is_and_the_name_after_it(tmp_path,
 HOLDER = """
 import sys
 from pathlib import Path
-from models.core.files import locked
+from degrain.models.core.files import locked
 with locked(Path("lock")) as file:
     print("held", flush=True)
     sys.stdin.read()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributions
 
-from models.core.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_ceiling, soft_floor
+from degrain.models.core.gaussian import Gaussian, kl_to_standard_normal, log_density, soft_ceiling, soft_floor
 
 
 def pixel(mean: float, std: float, dtype: torch.dtype = torch.float64, count: int = 256) -> Gaussian:

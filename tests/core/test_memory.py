@@ -9,7 +9,7 @@ import pytest
 MIB = 2**20
 KEPT = """
 import ctypes
-from models.core.memory import keep_freed_memory
+from degrain.models.core.memory import keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from models.core.randomness import Noise, generator, noise_of_images
+from degrain.models.core.randomness import Noise, generator, noise_of_images
 
 
 def draw(*key: int, count: int = 4) -> torch.Tensor:

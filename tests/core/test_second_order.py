@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.core.second_order import InputGradients, SiLU, SiLUGradient
+from degrain.models.core.second_order import InputGradients, SiLU, SiLUGradient
 
 SHAPES = [{"padding": 1}, {"stride": 2, "dilation": 2}, {"groups": 2, "bias": False}, {"padding": (2, 0), "stride": 3}]
 

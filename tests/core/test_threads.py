@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.core import threads
-from models.core.errors import InputError
-from models.core.threads import Moment, choose_threads, free_cores, quota
+from degrain.models.core import threads
+from degrain.models.core.errors import InputError
+from degrain.models.core.threads import Moment, choose_threads, free_cores, quota
 
 
 @pytest.mark.parametrize(

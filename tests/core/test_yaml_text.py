@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from models.core.yaml_text import dump, load
+from degrain.models.core.yaml_text import dump, load
 
 TEXTS = [
     "1e-4",

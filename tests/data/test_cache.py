@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from data import cache
-from data.cache import cached_arrays
-from models.core.errors import InputError
+from degrain.data import cache
+from degrain.data.cache import cached_arrays
+from degrain.models.core.errors import InputError
 
 
 class Numbers:

@@ -12,8 +12,8 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from data.datamodule import CelebA, ImageDataModule, ImageFolder, MaskedImages, Portraits
-from models.core.errors import InputError
+from degrain.data.datamodule import CelebA, ImageDataModule, ImageFolder, MaskedImages, Portraits
+from degrain.models.core.errors import InputError
 
 
 class Recorder(pl.LightningModule):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import decode_rgb, read_square, square_crop_resize
-from data.folder import FolderSource
-from models.core.errors import InputError
+from degrain.data.decode import decode_rgb, read_square, square_crop_resize
+from degrain.data.folder import FolderSource
+from degrain.models.core.errors import InputError
 from tests.data.test_sources import noise, save
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from data.datamodule import ImageDataModule
-from data.digits import RAW, PackagedDigits, TorchvisionDigits, digits
-from data.stacked_mnist import StackedMNIST, StackedMNISTSource
-from models.core.errors import InputError
-from models.evaluation.modes import mode_coverage
+from degrain.data.datamodule import ImageDataModule
+from degrain.data.digits import RAW, PackagedDigits, TorchvisionDigits, digits
+from degrain.data.stacked_mnist import StackedMNIST, StackedMNISTSource
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.modes import mode_coverage
 
 
 def write_mnist(root: Path, counts: dict[str, int]) -> Path:
@@ -158,10 +158,10 @@ def test_wrong_options_are_refused(options, message):
 def test_every_argument_reaches_the_command_line_with_its_help(capsys):
     parser = ArgumentParser()
     parser.add_subclass_arguments(ImageDataModule, "data")
-    arguments = parser.parse_args(["--data=data.stacked_mnist.StackedMNIST"]).data.init_args
+    arguments = parser.parse_args(["--data=degrain.data.stacked_mnist.StackedMNIST"]).data.init_args
     assert arguments.flip is False and arguments.draws == 26_000 and arguments.batch_size == 64
     with pytest.raises(SystemExit):
-        parser.parse_args(["--data.help=data.stacked_mnist.StackedMNIST"])
+        parser.parse_args(["--data.help=degrain.data.stacked_mnist.StackedMNIST"])
     shown = " ".join(capsys.readouterr().out.split())
     for argument in vars(arguments):
         documented = StackedMNIST.__doc__ + ImageDataModule.__doc__

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.gaussian import AutoregressiveVectors, FactorVectors, GaussianVectors, MixtureVectors, RandomVectors
-from models.core.errors import InputError
+from degrain.data.gaussian import AutoregressiveVectors, FactorVectors, GaussianVectors, MixtureVectors, RandomVectors
+from degrain.models.core.errors import InputError
 
 
 @pytest.mark.parametrize(

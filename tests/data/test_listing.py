@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.cache import cached_arrays
-from data.files import printable, shown
-from data.folder import FolderSource
-from data.listing import list_images
-from models.core.errors import InputError
+from degrain.data.cache import cached_arrays
+from degrain.data.files import printable, shown
+from degrain.data.folder import FolderSource
+from degrain.data.listing import list_images
+from degrain.models.core.errors import InputError
 from tests.data.test_sources import fill, noise, refused, save
 
 LATIN = os.fsdecode(b"caf\xe9.png")  # a name that is not UTF-8

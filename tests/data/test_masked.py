@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.masked import CLASSES, REGIONS, MaskedSource
-from models.core.errors import InputError
+from degrain.data.masked import CLASSES, REGIONS, MaskedSource
+from degrain.models.core.errors import InputError
 
 
 def masked(path, count=3, side=8, **replaced):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.portraits import REGIONS, PortraitSource, draw_portrait, planted_std
-from models.core.errors import InputError
+from degrain.data.portraits import REGIONS, PortraitSource, draw_portrait, planted_std
+from degrain.models.core.errors import InputError
 
 NOISE = {name: 0.01 * (1 + i) for i, name in enumerate(REGIONS)}
 

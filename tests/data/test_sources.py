@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cache import cached_arrays
-from data.celeba import ARCHIVE, IMAGES, PARTITION, CelebASource
-from data.folder import FolderSource
-from models.core.errors import InputError
+from degrain.data.cache import cached_arrays
+from degrain.data.celeba import ARCHIVE, IMAGES, PARTITION, CelebASource
+from degrain.data.folder import FolderSource
+from degrain.models.core.errors import InputError
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import held_out
-from data.files import unit_hash
-from data.folder import FolderSource
-from data.held_out import divide
-from data.splits import split_folders, split_of
-from models.core.errors import InputError
+from degrain.data import held_out
+from degrain.data.files import unit_hash
+from degrain.data.folder import FolderSource
+from degrain.data.held_out import divide
+from degrain.data.splits import split_folders, split_of
+from degrain.models.core.errors import InputError
 from tests.data.test_sources import fill, refused
 
 SPLITS = ("train", "valid", "test")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.stream import CachedImages, ShuffledStream
-from models.core.errors import InputError
+from degrain.data.stream import CachedImages, ShuffledStream
+from degrain.models.core.errors import InputError
 
 
 def stream(start=0, stop=100, n=7, batch_size=4, seed=0, flip=True, **ranks):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.core.gaussian import Gaussian
-from models.evaluation.calibration import EDGES, LEVELS, Calibration
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.evaluation.calibration import EDGES, LEVELS, Calibration
 
 SHAPE = (3, 8, 8)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.drawing import REGIONS
-from models.core.gaussian import Gaussian, kl_of_moments
-from models.evaluation.calibration import CodeStatistics
-from models.evaluation.diagnostics import Diagnostics
+from degrain.data.drawing import REGIONS
+from degrain.models.core.gaussian import Gaussian, kl_of_moments
+from degrain.models.evaluation.calibration import CodeStatistics
+from degrain.models.evaluation.diagnostics import Diagnostics
 from tests import tiny
 
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_is_measured_on_masked_photographs(root, tmp_path):
     masks = np.repeat(np.array([[1] * 16 + [13] * 16], np.uint8), 32, 0)
     images = rng.integers(0, 256, (5, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "faces.npz", images=images, masks=np.tile(masks, (5, 1, 1)))
-    options = ["--data", "data.datamodule.MaskedImages", "--data.root", str(tmp_path / "faces.npz")]
+    options = ["--data", "degrain.data.datamodule.MaskedImages", "--data.root", str(tmp_path / "faces.npz")]
     folder = tiny.run(root, "vae", *options, "--data.cache", str(tmp_path / "cache"), subcommand="test")
     table = (folder / "table.txt").read_text()
     assert "5 images" in table and "hair" in table and "mouth" not in table

@@ -7,8 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.core.errors import InputError
-from models.evaluation.features import feature_net
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.features import feature_net
 from tests.evaluation.test_features import close, random_images
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from models.core.errors import InputError
-from models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
 
 D = 6
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from models.evaluation.distances import frechet_distance
-from models.evaluation.estimates import Estimate, average, jackknife
-from models.evaluation.image_sets import crossed
+from degrain.models.evaluation.distances import frechet_distance
+from degrain.models.evaluation.estimates import Estimate, average, jackknife
+from degrain.models.evaluation.image_sets import crossed
 from tests.evaluation.test_distances import normal
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.evaluation.face_sheet import FaceSheet, kappa, main, read_key, shuffled
+from degrain.models.evaluation.face_sheet import FaceSheet, kappa, main, read_key, shuffled
 from tests.tiny import error_of
 
 

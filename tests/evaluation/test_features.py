@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.evaluation.efficientnet import SIDES, EfficientNetFeatures
-from models.evaluation.feature_net import features_of, probe_images
-from models.evaluation.features import feature_net, feature_nets
-from models.evaluation.inception import INCEPTION_FILE, InceptionFeatures
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.efficientnet import SIDES, EfficientNetFeatures
+from degrain.models.evaluation.feature_net import features_of, probe_images
+from degrain.models.evaluation.features import feature_net, feature_nets
+from degrain.models.evaluation.inception import INCEPTION_FILE, InceptionFeatures
 
 
 def random_images(count: int, size: int = 32) -> Tensor:

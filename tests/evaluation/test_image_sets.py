@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation import figures
-from models.evaluation.distances import frechet_distance
-from models.evaluation.estimates import Estimate
-from models.evaluation.image_sets import (
+from degrain.models.evaluation import figures
+from degrain.models.evaluation.distances import frechet_distance
+from degrain.models.evaluation.estimates import Estimate
+from degrain.models.evaluation.image_sets import (
     FLOOR,
     METRICS,
     budget,
@@ -18,8 +18,8 @@ from models.evaluation.image_sets import (
     disagreements,
     prior_ladder,
 )
-from models.evaluation.spectrum import PowerSpectrum
-from models.evaluation.tables import budget_lines, ladder_lines, metric_lines, values_of
+from degrain.models.evaluation.spectrum import PowerSpectrum
+from degrain.models.evaluation.tables import budget_lines, ladder_lines, metric_lines, values_of
 
 
 def features(n: int, shift: float = 0.0, seed: int = 0) -> Tensor:

@@ -5,8 +5,8 @@ import pytest
 from einops import repeat
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.evaluation.manifold import copies, manifold_scores, nearest_neighbours
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.manifold import copies, manifold_scores, nearest_neighbours
 from tests.evaluation.test_distances import D, normal
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from data.digits import PackagedDigits
-from data.stacked_mnist import StackedMNIST, StackedMNISTSource
-from models.core.errors import InputError
-from models.core.randomness import generator
-from models.evaluation import digit_classifier as classifiers
-from models.evaluation.digit_classifier import DigitClassifier, augmented, digit_classifier, train_classifier
-from models.evaluation.modes import mode_coverage
-from models.inference.pipeline import load_pipeline
+from degrain.data.digits import PackagedDigits
+from degrain.data.stacked_mnist import StackedMNIST, StackedMNISTSource
+from degrain.models.core.errors import InputError
+from degrain.models.core.randomness import generator
+from degrain.models.evaluation import digit_classifier as classifiers
+from degrain.models.evaluation.digit_classifier import DigitClassifier, augmented, digit_classifier, train_classifier
+from degrain.models.evaluation.modes import mode_coverage
+from degrain.models.inference.pipeline import load_pipeline
 from tests import tiny
 
-STACKED = "data.stacked_mnist.StackedMNIST"
+STACKED = "degrain.data.stacked_mnist.StackedMNIST"
 FEW = 5_000  # digits that the tests' classifier sees, of 100,000
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.evaluation.moments import DenoisingMoments
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.evaluation.moments import DenoisingMoments
 
 B, K, SHAPE = 40, 8, (3, 8, 8)
 

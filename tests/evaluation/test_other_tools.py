@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation.distances import frechet_distance, kernel_distance
-from models.evaluation.manifold import manifold_scores
+from degrain.models.evaluation.distances import frechet_distance, kernel_distance
+from degrain.models.evaluation.manifold import manifold_scores
 from tests.evaluation.test_distances import D, normal
 
 

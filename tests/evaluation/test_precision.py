@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal, log_density
-from models.core.precision import PRODUCTS, full_precision
-from models.evaluation.calibration import Calibration, CodeStatistics
-from models.evaluation.diagnostics import Diagnostics
-from models.evaluation.digit_classifier import DigitClassifier
-from models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
-from models.evaluation.manifold import manifold_scores, nearest_neighbours
-from models.evaluation.moments import DenoisingMoments
-from models.evaluation.regions import RegionCalibration
-from models.evaluation.spectrum import PowerSpectrum
-from models.gan.objective import spread_terms, squared_error
-from models.vae.latent_prior import LatentPrior
-from models.vae.likelihood import log_bin_probability
-from models.vae.mixture import Mixture
-from models.vae.regulariser import mixture_moments, mmd_in_nats
+from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal, log_density
+from degrain.models.core.precision import PRODUCTS, full_precision
+from degrain.models.evaluation.calibration import Calibration, CodeStatistics
+from degrain.models.evaluation.diagnostics import Diagnostics
+from degrain.models.evaluation.digit_classifier import DigitClassifier
+from degrain.models.evaluation.distances import frechet_at_infinity, frechet_distance, kernel_distance
+from degrain.models.evaluation.manifold import manifold_scores, nearest_neighbours
+from degrain.models.evaluation.moments import DenoisingMoments
+from degrain.models.evaluation.regions import RegionCalibration
+from degrain.models.evaluation.spectrum import PowerSpectrum
+from degrain.models.gan.objective import spread_terms, squared_error
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.likelihood import log_bin_probability
+from degrain.models.vae.mixture import Mixture
+from degrain.models.vae.regulariser import mixture_moments, mmd_in_nats
 
 COUNT, SIDE, LATENT = 40, 16, 6
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.evaluation.regions import RegionCalibration
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.evaluation.regions import RegionCalibration
 from tests.evaluation.test_calibration import SHAPE, draws
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.evaluation.report import EvaluationReport, Findings, Subject
+from degrain.models.evaluation.report import EvaluationReport, Findings, Subject
 
 
 def subject(rank: int, world: int, gathered: list[torch.Tensor] | None = None) -> Subject:

@@ -9,10 +9,10 @@ from einops import rearrange, repeat
 from PIL import Image
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.images import eight_bit
-from models.evaluation.spectrum import PowerSpectrum, luminance, radial_power, spectrum_error, spectrum_gap
-from models.inference.pictures import to_uint8
+from degrain.models.core.errors import InputError
+from degrain.models.core.images import eight_bit
+from degrain.models.evaluation.spectrum import PowerSpectrum, luminance, radial_power, spectrum_error, spectrum_gap
+from degrain.models.inference.pictures import to_uint8
 from tests.evaluation.test_distances import close, normal
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation.spectrum import PowerSpectrum
-from models.evaluation.statistics_cache import StatisticsKey, cached_statistics
+from degrain.models.evaluation.spectrum import PowerSpectrum
+from degrain.models.evaluation.statistics_cache import StatisticsKey, cached_statistics
 from tests.evaluation.test_features import random_images
 
 KEY = StatisticsKey("folder-faces-1234", "valid", "c148", 64, "efficientnet-lite0", "moments")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.core.errors import InputError
-from models.evaluation.feature_net import features_of
-from models.evaluation.features import feature_net, feature_nets
+from degrain.models.core.errors import InputError
+from degrain.models.evaluation.feature_net import features_of
+from degrain.models.evaluation.features import feature_net, feature_nets
 from tests.evaluation.test_features import random_images
 
 MODULE = """

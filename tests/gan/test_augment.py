@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gan.augment import offsets, translated
+from degrain.models.gan.augment import offsets, translated
 
 
 def sliced(images: Tensor, offsets: Tensor, most: int) -> Tensor:

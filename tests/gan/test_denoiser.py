@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.gan.denoiser import Denoiser
-from models.gan.discriminator import Discriminator
-from models.gan.objective import discriminator_objective, generator_objective
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.objective import discriminator_objective, generator_objective
 from tests.vae.test_networks import CONFIG, TINY, distribution, shaken
 
 

@@ -7,11 +7,11 @@ import torch
 from einops import einsum, reduce
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.core.layers import PyramidConfig, ResBlock
-from models.gan.discriminator import Discriminator
-from models.gan.objective import (
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.layers import PyramidConfig, ResBlock
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.objective import (
     AdversarialLoss,
     discriminator_objective,
     generator_objective,

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from models.core.gaussian import Gaussian
-from models.gan.denoiser import Denoiser
-from models.gan.discriminator import Discriminator
-from models.gan.generator import Generator, GeneratorConfig
-from models.gan.objective import discriminator_objective
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.gan.objective import discriminator_objective
+from degrain.models.vae.network import VAE, VAEConfig
 from tests.benchmarks.memory import parameters
 from tests.training.recipes import TINY, plain
 from tests.vae.test_networks import distribution, shaken

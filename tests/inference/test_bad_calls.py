@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.gan.generator import Generator, GeneratorConfig
-from models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline, load_vae
-from models.vae.network import VAE
-from models.vae.pixel_decoder import PixelConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline, load_vae
+from degrain.models.vae.network import VAE
+from degrain.models.vae.pixel_decoder import PixelConfig
 from tests.inference.test_checkpoint import small_pipeline
 from tests.vae.test_networks import CONFIG
 

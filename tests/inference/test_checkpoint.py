@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.core.errors import InputError
-from models.gan.denoiser import Denoiser
-from models.inference.checkpoint import Card, read_checkpoint
-from models.inference.pipeline import ROWS, Pipeline, load_pipeline, load_vae
-from models.vae.latent_prior import LatentPrior
-from models.vae.network import VAE
+from degrain.models.core.errors import InputError
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.inference.checkpoint import Card, read_checkpoint
+from degrain.models.inference.pipeline import ROWS, Pipeline, load_pipeline, load_vae
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.network import VAE
 from tests.vae.test_networks import CONFIG, STDS, TINY, shaken
 
 

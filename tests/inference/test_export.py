@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 import sample
-from models.inference.checkpoint import FLOAT32, PREFIXES, packed, read_checkpoint, to_safetensors
-from models.inference.pipeline import load_pipeline
-from models.vae.latent_prior import LatentPrior, Mixture
+from degrain.models.inference.checkpoint import FLOAT32, PREFIXES, packed, read_checkpoint, to_safetensors
+from degrain.models.inference.pipeline import load_pipeline
+from degrain.models.vae.latent_prior import LatentPrior, Mixture
 from tests.benchmarks.memory import card, networks, resolved
 from tests.inference.conftest import KINDS
 from tests.test_sample import images

@@ -8,12 +8,12 @@ import safetensors.torch
 import torch
 
 import sample
-from models.core.errors import InputError
-from models.core.layers import PyramidConfig
-from models.inference.checkpoint import read_checkpoint, to_safetensors
-from models.inference.pipeline import load_pipeline
-from models.training import GANModule, VAEModule
-from models.vae.network import VAEConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.inference.checkpoint import read_checkpoint, to_safetensors
+from degrain.models.inference.pipeline import load_pipeline
+from degrain.models.training import GANModule, VAEModule
+from degrain.models.vae.network import VAEConfig
 from tests import tiny
 from tests.inference.conftest import KINDS
 from tests.inference.test_checkpoint import refusal

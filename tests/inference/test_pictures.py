@@ -6,7 +6,7 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor
 
-from models.inference.pictures import GAP, PAPER, as_pictures, colours, heat_limit, heat_map, panel, to_uint8
+from degrain.models.inference.pictures import GAP, PAPER, as_pictures, colours, heat_limit, heat_map, panel, to_uint8
 
 ROWS = ("mean", "std", "sample", "denoised")
 

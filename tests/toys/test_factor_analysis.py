@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from models.toys import factor_analysis as fa
-from models.toys import linear_vae as vae
+from degrain.models.toys import factor_analysis as fa
+from degrain.models.toys import linear_vae as vae
 from tests.toys.tools import (
     SPECTRUM,
     autoregressive,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.gaussian import GaussianVectors, MixtureVectors
-from models.gan.objective import gradient_penalty
-from models.toys import ToyGANModule, ToyMixtureModule
-from models.toys.duel import Duel
-from models.toys.ensemble import EnsembleMLP
-from models.toys.metrics import mixture_quality, wasserstein_to_normal
+from degrain.data.gaussian import GaussianVectors, MixtureVectors
+from degrain.models.gan.objective import gradient_penalty
+from degrain.models.toys import ToyGANModule, ToyMixtureModule
+from degrain.models.toys.duel import Duel
+from degrain.models.toys.ensemble import EnsembleMLP
+from degrain.models.toys.metrics import mixture_quality, wasserstein_to_normal
 from tests.toys.tools import steps, train_on
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from data.gaussian import GaussianVectors
-from models.toys import ToyGridModule, grid_figures, linear_vae, vector_figures
-from models.toys import linear_gaussian as toy
-from models.toys.twins import draw_distances
+from degrain.data.gaussian import GaussianVectors
+from degrain.models.toys import ToyGridModule, grid_figures, linear_vae, vector_figures
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys.twins import draw_distances
 from tests.toys.tools import linear_steps, train_on
 
 

@@ -5,8 +5,8 @@ from collections import namedtuple
 import pytest
 import torch
 
-from models.toys import linear_gaussian as toy
-from models.toys import linear_vae as vae
+from degrain.models.toys import linear_gaussian as toy
+from degrain.models.toys import linear_vae as vae
 from tests.toys.tools import (
     SPECTRUM,
     autoregressive,

@@ -4,9 +4,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from data.datamodule import Portraits
-from models.toys import CollapseModule, ToyTwinsModule
-from models.vae.network import VAEConfig
+from degrain.data.datamodule import Portraits
+from degrain.models.toys import CollapseModule, ToyTwinsModule
+from degrain.models.vae.network import VAEConfig
 from tests.tiny import NET
 from tests.toys.tools import steps, train_on
 

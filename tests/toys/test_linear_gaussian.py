@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.toys import linear_gaussian as toy
+from degrain.models.toys import linear_gaussian as toy
 from tests.toys.tools import SCALES, close, fit, generator, gradient, grid, hermite, refused
 
 pytestmark = pytest.mark.usefixtures("float64")

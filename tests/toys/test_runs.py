@@ -8,9 +8,9 @@ import torch
 import yaml
 
 import train
-from models.core.errors import InputError
-from models.inference.pipeline import load_vae
-from models.toys import ToyGANModule, ToyGridModule, ToyMixtureModule, ToyTwinsModule, ToyVectorsModule
+from degrain.models.core.errors import InputError
+from degrain.models.inference.pipeline import load_vae
+from degrain.models.toys import ToyGANModule, ToyGridModule, ToyMixtureModule, ToyTwinsModule, ToyVectorsModule
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from data.gaussian import FactorVectors, GaussianVectors, MixtureVectors, RandomVectors
-from models.core.errors import InputError
-from models.toys import ToyVectorsModule
+from degrain.data.gaussian import FactorVectors, GaussianVectors, MixtureVectors, RandomVectors
+from degrain.models.core.errors import InputError
+from degrain.models.toys import ToyVectorsModule
 from tests.toys.tools import linear_steps, train_on
 
 

@@ -7,10 +7,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from models.core.errors import InputError
-from models.toys import linear_vae as vae
-from models.toys.factor_analysis import noise_above_floor
-from models.toys.recipe import ToyModule
+from degrain.models.core.errors import InputError
+from degrain.models.toys import linear_vae as vae
+from degrain.models.toys.factor_analysis import noise_above_floor
+from degrain.models.toys.recipe import ToyModule
 
 SCALES = (0.5, 1.0, 2.0)
 SPECTRUM = torch.tensor([4.0, 2.0, 1.0, 0.4, 0.2], dtype=torch.float64)

@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from data.datamodule import Portraits
-from models.core.layers import PyramidConfig
-from models.gan.generator import GeneratorConfig
-from models.training import GANModule, PlainGANModule, VAEModule
-from models.training.image_module import ImageModule
-from models.training.update import Update
-from models.vae.network import VAEConfig
+from degrain.data.datamodule import Portraits
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.gan.generator import GeneratorConfig
+from degrain.models.training import GANModule, PlainGANModule, VAEModule
+from degrain.models.training.image_module import ImageModule
+from degrain.models.training.update import Update
+from degrain.models.vae.network import VAEConfig
 from tests.conftest import Trained
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -5,15 +5,15 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-import data.datamodule
-import data.gaussian
-import data.stacked_mnist
-import models.toys
-import models.training
-from models.core.command_line import nearest
-from models.training.cli import CLI
-from models.training.parser import arguments
-from models.training.recipe import Recipe
+import degrain.data.datamodule
+import degrain.data.gaussian
+import degrain.data.stacked_mnist
+import degrain.models.toys
+import degrain.models.training
+from degrain.models.core.command_line import nearest
+from degrain.models.training.cli import CLI
+from degrain.models.training.parser import arguments
+from degrain.models.training.recipe import Recipe
 from tests import tiny
 
 
@@ -69,7 +69,13 @@ def test_the_saved_config_holds_the_seed_once_and_goes_on_with_it(tmp_path):
     assert CLI(command).model.schedule.seed == 3
 
 
-MODULES = [models.training, models.toys, data.datamodule, data.gaussian, data.stacked_mnist]
+MODULES = [
+    degrain.models.training,
+    degrain.models.toys,
+    degrain.data.datamodule,
+    degrain.data.gaussian,
+    degrain.data.stacked_mnist,
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -80,7 +86,7 @@ def test_every_recipe_and_data_module_takes_the_seed(module):
 
 
 def test_arguments_are_those_of_the_schedule_and_of_dataclasses_too():
-    names = arguments(models.training.VAEModule)
+    names = arguments(degrain.models.training.VAEModule)
     assert {"budget", "validate_every", "learning_rate", "warmup", "decay", "net.encoder.widths"} <= set(names)
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 import sample
 import train
-from data.drawing import REGIONS
-from models.core.errors import InputError
-from models.inference.checkpoint import substate
-from models.inference.pipeline import ROWS, load_pipeline, load_vae
+from degrain.data.drawing import REGIONS
+from degrain.models.core.errors import InputError
+from degrain.models.inference.checkpoint import substate
+from degrain.models.inference.pipeline import ROWS, load_pipeline, load_vae
 from tests import tiny
 from tests.conftest import Trained
 from tests.tiny import assert_equal_states, error_of, stopped

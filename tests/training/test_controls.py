@@ -9,11 +9,11 @@ import yaml
 from torch import Tensor, nn
 
 import train
-from models.core.layers import PyramidConfig
-from models.gan.denoiser import Denoiser
-from models.gan.generator import Generator, GeneratorConfig
-from models.training.update import Update
-from models.vae.network import Decoder, VAEConfig
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.training.update import Update
+from degrain.models.vae.network import Decoder, VAEConfig
 from tests import tiny
 from tests.benchmarks.memory import parameters
 from tests.tiny import folder_of_images, untrained_vae
@@ -119,8 +119,8 @@ def test_each_player_of_a_control_gains_while_the_other_stands_still(trained, mo
         update.skipped = update.skipped & moves
 
     monkeypatch.setattr(Update, "step", unless_the_other_s)
-    monkeypatch.setattr("models.training.divergence.PATIENCE", 100)
-    monkeypatch.setattr("models.training.image_module.PATIENCE", 100)
+    monkeypatch.setattr("degrain.models.training.divergence.PATIENCE", 100)
+    monkeypatch.setattr("degrain.models.training.image_module.PATIENCE", 100)
     fit(module, portraits(trained), record)
     losses = [step[f"train/{player}_loss"] for step in record.steps]
     assert all(map(math.isfinite, losses)) and sum(losses[-3:]) < 0.8 * sum(losses[:3])

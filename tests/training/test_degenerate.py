@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models.core.gaussian import Gaussian, kl_of_moments
-from models.core.randomness import Noise
-from models.evaluation.calibration import CodeStatistics
-from models.vae.latent_prior import LatentPrior
-from models.vae.network import VAEConfig
+from degrain.models.core.gaussian import Gaussian, kl_of_moments
+from degrain.models.core.randomness import Noise
+from degrain.models.evaluation.calibration import CodeStatistics
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.network import VAEConfig
 from tests import tiny
 from tests.training.recipes import TINY, attached, metrics, vae
 
@@ -52,7 +52,7 @@ def folder(path: Path, kind: str) -> str:
     ("kind", "precision"), [("constant", "32-true"), ("black_borders", "bf16-mixed"), ("repeated", "bf16-mixed")]
 )
 def test_both_stages_train_on_degenerate_images(tmp_path, kind, precision):
-    data = ["--data", "data.datamodule.ImageFolder", "--data.root", folder(tmp_path / "images", kind)]
+    data = ["--data", "degrain.data.datamodule.ImageFolder", "--data.root", folder(tmp_path / "images", kind)]
     data += [f"--data.{n}" for n in ("size=32", "batch_size=8", f"cache={tmp_path / 'cache'}", "num_workers=0")]
     data += ["--trainer.precision", precision]
     fast = ["--model.learning_rate=0.01", "--model.decay=0", "--model.budget=320", "--model.validate_every=160"]

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from models.training import VAEModule, adversarial
-from models.training.divergence import PATIENCE, fault
-from models.training.image_module import ImageModule
-from models.vae.network import VAEConfig
+from degrain.models.training import VAEModule, adversarial
+from degrain.models.training.divergence import PATIENCE, fault
+from degrain.models.training.image_module import ImageModule
+from degrain.models.vae.network import VAEConfig
 from tests import tiny
 from tests.tiny import BATCH, assert_equal_states
 from tests.training.recipes import STEP, TINY, attached, callback_option, fit, metrics, module_of, portraits

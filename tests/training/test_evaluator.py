@@ -14,17 +14,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 import train
-from data.datamodule import Portraits
-from models.evaluation import comparison
-from models.evaluation.distances import kernel_distance
-from models.evaluation.feature_collector import chosen_numbers
-from models.evaluation.feature_net import FeatureNet
-from models.evaluation.image_sets import BUDGETS, METRICS
-from models.evaluation.report import Findings, Subject
-from models.evaluation.spectrum import PowerSpectrum, spectrum_gap
-from models.inference.pipeline import Pipeline, load_pipeline
-from models.training import evaluator
-from models.training.values import FinalValues
+from degrain.data.datamodule import Portraits
+from degrain.models.evaluation import comparison
+from degrain.models.evaluation.distances import kernel_distance
+from degrain.models.evaluation.feature_collector import chosen_numbers
+from degrain.models.evaluation.feature_net import FeatureNet
+from degrain.models.evaluation.image_sets import BUDGETS, METRICS
+from degrain.models.evaluation.report import Findings, Subject
+from degrain.models.evaluation.spectrum import PowerSpectrum, spectrum_gap
+from degrain.models.inference.pipeline import Pipeline, load_pipeline
+from degrain.models.training import evaluator
+from degrain.models.training.values import FinalValues
 from tests import tiny
 
 N, SEEDS, HELD_OUT = 9, 2, 19
@@ -267,7 +267,7 @@ def test_without_training_images_the_rest_is_measured_and_a_line_says_so(root, n
     )
     shutil.copytree(root / "runs/vae", tmp_path / "runs/vae")
     (tmp_path / "runs/vae/neighbours.png").unlink(missing_ok=True)
-    options = ["--data", "data.datamodule.MaskedImages", "--data.root", str(tmp_path / "f.npz")]
+    options = ["--data", "degrain.data.datamodule.MaskedImages", "--data.root", str(tmp_path / "f.npz")]
     options += ["--evaluation.n=8", "--data.cache", str(tmp_path / "cache"), f"--runs={tmp_path / 'runs'}"]
     tiny.run(root, "vae", *options, f"--evaluation.cache={tmp_path}", subcommand="test")
     table = (tmp_path / "runs/vae/table.txt").read_text()

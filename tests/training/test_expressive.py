@@ -11,13 +11,13 @@ import yaml
 
 import sample
 import train
-from models.core.errors import InputError
-from models.inference.checkpoint import read_checkpoint
-from models.inference.pipeline import load_pipeline
-from models.toys import CollapseModule, ToyTwinsModule
-from models.vae.flow import FlowConfig
-from models.vae.network import VAEConfig
-from models.vae.pixel_decoder import PixelConfig
+from degrain.models.core.errors import InputError
+from degrain.models.inference.checkpoint import read_checkpoint
+from degrain.models.inference.pipeline import load_pipeline
+from degrain.models.toys import CollapseModule, ToyTwinsModule
+from degrain.models.vae.flow import FlowConfig
+from degrain.models.vae.network import VAEConfig
+from degrain.models.vae.pixel_decoder import PixelConfig
 from tests import tiny
 from tests.conftest import Trained
 from tests.tiny import error_of, folder_of_images, stopped

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.datamodule import Portraits
-from data.drawing import REGIONS
-from models.training.image_module import ImageModule
+from degrain.data.datamodule import Portraits
+from degrain.data.drawing import REGIONS
+from degrain.models.training.image_module import ImageModule
 from tests.training.recipes import STEP, fit, gan, portraits, vae
 
 TERMS = {

@@ -3,8 +3,8 @@
 import pytest
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
-from models.core.errors import InputError
-from models.training.launchers import refuse_launcher
+from degrain.models.core.errors import InputError
+from degrain.models.training.launchers import refuse_launcher
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1"}

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 import sample
-from models.core.errors import InputError
-from models.core.gaussian import LatentDraws
-from models.core.layers import PyramidConfig
-from models.inference.checkpoint import read_checkpoint, substate
-from models.inference.pipeline import load_pipeline
-from models.training import GANModule, VAEModule
-from models.vae import latent_prior
-from models.vae.latent_prior import LatentPrior, Mixture
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import LatentDraws
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.inference.checkpoint import read_checkpoint, substate
+from degrain.models.inference.pipeline import load_pipeline
+from degrain.models.training import GANModule, VAEModule
+from degrain.models.vae import latent_prior
+from degrain.models.vae.latent_prior import LatentPrior, Mixture
 from tests import tiny
 
 

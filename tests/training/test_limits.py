@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from models.core.errors import InputError
-from models.training.limits import Limits
+from degrain.models.core.errors import InputError
+from degrain.models.training.limits import Limits
 from tests import tiny
 from tests.tiny import BATCH, BUDGET, LEG, assert_equal_states
 from tests.training.recipes import callback_option

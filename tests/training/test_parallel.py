@@ -19,15 +19,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import LatentDraws
-from models.core.randomness import noise_of_images
-from models.inference import pipeline
-from models.training import image_module
-from models.training.image_module import ImageModule, number_of_pieces
-from models.training.trainer_options import refuse_division
-from models.vae.latent_prior import LatentPrior
-from models.vae.mixture import Mixture
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import LatentDraws
+from degrain.models.core.randomness import noise_of_images
+from degrain.models.inference import pipeline
+from degrain.models.training import image_module
+from degrain.models.training.image_module import ImageModule, number_of_pieces
+from degrain.models.training.trainer_options import refuse_division
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.mixture import Mixture
 from tests import tiny
 from tests.conftest import Trained
 from tests.training.recipes import STEP, Record, fit, gan, metrics, plain, portraits, vae

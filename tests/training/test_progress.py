@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from tqdm import tqdm
 
-from models.core.command_line import tolerant_output
-from models.training.progress import ON_A_TERMINAL, ImagesProgressBar
+from degrain.models.core.command_line import tolerant_output
+from degrain.models.training.progress import ON_A_TERMINAL, ImagesProgressBar
 
 STAGE_1 = {"train/distortion": 44_464.71, "train/rate": 826.123}
 STAGE_2 = {"train/d_loss": 0.69314, "train/g_loss": 0.693147, "train/variance_ratio": 0.75123}

@@ -7,12 +7,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from models.gan.augment import offsets
-from models.gan.denoiser import Denoiser
-from models.inference.pipeline import load_pipeline
-from models.training import GANModule, adversarial
-from models.training.image_module import ImageModule
-from models.training.update import Update
+from degrain.models.gan.augment import offsets
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.inference.pipeline import load_pipeline
+from degrain.models.training import GANModule, adversarial
+from degrain.models.training.image_module import ImageModule
+from degrain.models.training.update import Update
 from tests.training.recipes import STEP, TINY, Record, attached, fit, gan, moved, portraits, snapshot, vae, watch
 
 # --- learning

@@ -2,9 +2,9 @@
 
 import pytest
 
-from models.core.errors import InputError
-from models.gan.generator import Generator, GeneratorConfig
-from models.training import GANModule
+from degrain.models.core.errors import InputError
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.training import GANModule
 from tests.training.recipes import TINY, gan, plain, vae
 
 

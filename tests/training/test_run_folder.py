@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import train
-from models.training.run_folder import claimed
+from degrain.models.training.run_folder import claimed
 from tests import tiny
 from tests.tiny import BATCH, BUDGET, LEG, fit_error, stopped
 from tests.wandb_records import read_records, run_ids

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import train
-from models.inference.checkpoint import substate
-from models.inference.pipeline import ROWS, load_pipeline
+from degrain.models.inference.checkpoint import substate
+from degrain.models.inference.pipeline import ROWS, load_pipeline
 from tests import tiny
 from tests.benchmarks.memory import CONFIGS, GIB, PRESETS, STAGES, apart, command, networks, parameters, resolved
 from tests.tiny import folder_of_images

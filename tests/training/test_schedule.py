@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.training.divergence import PATIENCE
-from models.training.schedule import Schedule, warmed_up
+from degrain.models.core.errors import InputError
+from degrain.models.training.divergence import PATIENCE
+from degrain.models.training.schedule import Schedule, warmed_up
 from tests.training.recipes import NET, STEP, Record, attached, fit, gan, portraits, rate_of, vae
 
 

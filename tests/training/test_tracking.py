@@ -11,8 +11,8 @@ import torch
 import wandb
 from PIL import Image
 
-from models.core.errors import InputError
-from models.training.tracking import Tracker, make_tracker
+from degrain.models.core.errors import InputError
+from degrain.models.training.tracking import Tracker, make_tracker
 from tests.wandb_records import config, history, read_records, run_ids
 
 BATCH, BATCHES = 4, 6

@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
-from models.training.image_module import ImageModule
-from models.training.update import MovingAverage, Update, adam
+from degrain.models.training.image_module import ImageModule
+from degrain.models.training.update import MovingAverage, Update, adam
 from tests.tiny import assert_equal_states
 from tests.training.recipes import STEP, fit, module_of, moved, portraits, snapshot
 from tests.training.test_divergence import Poison

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
-from models.training import VAEModule
-from models.vae.likelihood import dequantised, log_bin_probability, log_level_density
-from models.vae.network import VAEConfig
-from models.vae.regulariser import mixture_moments, mmd_in_nats
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
+from degrain.models.training import VAEModule
+from degrain.models.vae.likelihood import dequantised, log_bin_probability, log_level_density
+from degrain.models.vae.network import VAEConfig
+from degrain.models.vae.regulariser import mixture_moments, mmd_in_nats
 from tests import tiny
 from tests.conftest import Trained
 from tests.training.recipes import NET, attached, folder_of_runs, metrics, vae

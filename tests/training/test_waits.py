@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.core import images
-from models.training import image_module
+from degrain.models.core import images
+from degrain.models.training import image_module
 from tests import tiny
 from tests.tiny import BATCH
 from tests.training.recipes import callback_option

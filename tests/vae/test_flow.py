@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal
-from models.core.layers import PyramidConfig
-from models.evaluation.calibration import CodeStatistics
-from models.evaluation.diagnostics import Diagnostics
-from models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
-from models.vae.latent_prior import LatentPrior
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_to_standard_normal
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.evaluation.calibration import CodeStatistics
+from degrain.models.evaluation.diagnostics import Diagnostics
+from degrain.models.vae.flow import AutoregressiveFlow, FlowConfig, FlowedGaussian
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.network import VAE, VAEConfig
 from tests.training.recipes import NET, attached, vae
 from tests.vae.test_networks import photographs, shaken
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, LatentDraws
-from models.evaluation.calibration import CodeReport, CodeStatistics
-from models.vae import latent_prior, mixture
-from models.vae.latent_prior import LatentPrior, Mixture
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, LatentDraws
+from degrain.models.evaluation.calibration import CodeReport, CodeStatistics
+from degrain.models.vae import latent_prior, mixture
+from degrain.models.vae.latent_prior import LatentPrior, Mixture
 
 LATENT = 6
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.core.gaussian import Gaussian, log_density
-from models.vae.likelihood import (
+from degrain.models.core.gaussian import Gaussian, log_density
+from degrain.models.vae.likelihood import (
     HALF_BIN,
     beta_nll,
     bits_per_dimension,

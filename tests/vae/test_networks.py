@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_to_standard_normal
-from models.core.layers import PyramidConfig
-from models.gan.denoiser import Denoiser
-from models.gan.discriminator import Discriminator
-from models.vae.likelihood import log_bin_probability
-from models.vae.network import VAE, VAEConfig
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_to_standard_normal
+from degrain.models.core.layers import PyramidConfig
+from degrain.models.gan.denoiser import Denoiser
+from degrain.models.gan.discriminator import Discriminator
+from degrain.models.vae.likelihood import log_bin_probability
+from degrain.models.vae.network import VAE, VAEConfig
 
 SIZES = (32, 64, 128, 256)
 TINY = PyramidConfig(widths=(4, 6), blocks=1, patch=2)

@@ -8,14 +8,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian
-from models.inference.checkpoint import Card
-from models.inference.pipeline import Pipeline
-from models.vae.latent_prior import LatentPrior
-from models.vae.likelihood import log_bin_probability
-from models.vae.network import VAE, PixelDecoder
-from models.vae.pixel_decoder import CausalConv, PixelConfig, coloured, eight_bit_draw
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.pipeline import Pipeline
+from degrain.models.vae.latent_prior import LatentPrior
+from degrain.models.vae.likelihood import log_bin_probability
+from degrain.models.vae.network import VAE, PixelDecoder
+from degrain.models.vae.pixel_decoder import CausalConv, PixelConfig, coloured, eight_bit_draw
 from tests.training.recipes import CONFIGS
 from tests.vae.test_networks import CONFIG, photographs, shaken
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
-from models.core.errors import InputError
-from models.core.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
-from models.vae.regulariser import KERNEL_SCALES, floored_kl, mixture_moments, mmd, mmd_in_nats
+from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian, kl_of_moments, kl_to_standard_normal
+from degrain.models.vae.regulariser import KERNEL_SCALES, floored_kl, mixture_moments, mmd, mmd_in_nats
 from tests.core.test_gaussian import pixel
 
 
