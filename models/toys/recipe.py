@@ -42,7 +42,7 @@ class ToyModule(Recipe):
             InputError: the data are not Gaussian.
         """
         if not hasattr(self.data, "covariance"):
-            raise InputError(f"{type(self).__name__}: the data is not Gaussian, as degrain.data.gaussian's is")
+            raise InputError(f"{type(self).__name__}: the data is not Gaussian; take one of degrain.data.gaussian")
         return self.data.covariance.to(self.device)
 
     def step(self, optimizer: LightningOptimizer, loss: Tensor, terms: dict[str, Tensor]) -> Update:

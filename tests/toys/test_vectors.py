@@ -66,5 +66,5 @@ def test_a_heywood_case_is_stopped_by_the_floor(tmp_path):
 def test_more_latents_than_dimensions_are_refused(tmp_path):
     with pytest.raises(InputError, match="3 latents; give 0 <= k <= d = 2"):
         train_on(ToyVectorsModule(latents=3), GaussianVectors(std=[1, 2]), tmp_path)
-    with pytest.raises(InputError, match="needs Gaussian data"):
+    with pytest.raises(InputError, match="data is not Gaussian"):
         train_on(ToyVectorsModule(), MixtureVectors(), tmp_path)
