@@ -35,7 +35,7 @@ def template(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
         tiny.write(home / f"{stage}.yaml", config)
     for name, kind in (("photos", "ImageFolder"), ("celeba", "CelebA")):
         options = {"root": name, "size": 32, "batch_size": tiny.BATCH, "cache": "../own-cache"}
-        data = {"class_path": f"data.datamodule.{kind}", "init_args": options}
+        data = {"class_path": f"degrain.data.datamodule.{kind}", "init_args": options}
         tiny.write(home / f"{name}.yaml", tiny.vae_config(Path()) | {"name": name, "data": data})
     return home
 
