@@ -114,6 +114,29 @@ def bare_trainer(**settings: Any) -> pl.Trainer:
     )
 
 
+def build(
+    preset: str, stage: str, size: int, images: int, vae: str | None = None, **settings: Any
+) -> VAEModule | GANModule:
+    """Return a preset's module, to be trained on so many images in one leg by a Trainer without a data module.
+
+    Args:
+        preset: whose networks and settings.
+        stage: `vae` or `gan`.
+        size: image side in pixels.
+        images: budget.
+        vae: checkpoint of stage 1, for stage 2.
+        settings: of the module, in place of the preset's.
+    """
+    given = resolved(preset, stage)["model"]["init_args"] | {"budget": images, "validate_every": images} | settings
+    if stage == "vae":
+        module = VAEModule(size, **given | {"net": card(preset, size).vae_config()})
+    else:
+        pyramids = {net: PyramidConfig(**given[net]) for net in ("denoiser", "discriminator")}
+        module = GANModule(size=size, **given | pyramids | {"vae": vae})
+    module.on_train_epoch_end = lambda: None  # no prior is fitted: there is no data module
+    return module
+
+
 def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every: int) -> int:
     """Return the peak memory of the second of two training steps in bytes, measured in this process.
 
@@ -125,19 +148,11 @@ def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every:
         vae: checkpoint of stage 1, for stage 2.
         every: penalty_every and spread_every of stage 2.
     """
-    config = resolved(preset, stage)
-    settings = config["model"]["init_args"] | {"budget": 2 * batch_size, "validate_every": 2 * batch_size}
     before = resident("VmRSS")
-    if stage == "vae":
-        module = VAEModule(size, **settings | {"net": card(preset, size).vae_config()})
-    else:
-        pyramids = {net: PyramidConfig(**settings[net]) for net in ("denoiser", "discriminator")}
-        module = GANModule(size=size, **settings | pyramids | {"vae": vae} | every)
+    module = build(preset, stage, size, 2 * batch_size, vae, **every)
     images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
     batches = DataLoader([{"image": images}] * 2, batch_size=None)
-    trainer = bare_trainer(precision=config["trainer"]["precision"])
-    module.on_train_epoch_end = lambda: None  # no prior is fitted: there is no data module
-    trainer.fit(module, batches)
+    bare_trainer(precision=resolved(preset, stage)["trainer"]["precision"]).fit(module, batches)
     assert module.images_seen == 2 * batch_size
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before
 
