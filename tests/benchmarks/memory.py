@@ -10,6 +10,7 @@ gradient penalties and of one with the spread term, which has four draws of each
 
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -64,14 +65,20 @@ def resolved(preset: str, stage: str) -> dict[str, Any]:
     return yaml.safe_load(out.getvalue())
 
 
+def pyramid(settings: dict[str, Any], size: int) -> PyramidConfig:
+    """Return a preset's pyramid without the widths for which images of a size have no level: at 32 pixels the last."""
+    levels = int(math.log2(size // settings["patch"] // 4)) + 1
+    return PyramidConfig(**settings | {"widths": settings["widths"][:levels]})
+
+
 def networks(preset: str, size: int) -> dict[str, nn.Module]:
     """Return a preset's networks, without memory for their weights."""
     gan = resolved(preset, "gan")["model"]["init_args"]
     with torch.device("meta"):
         return {
             "vae": VAE(size, card(preset, size).vae_config()),
-            "denoiser": Denoiser(size, PyramidConfig(**gan["denoiser"])),
-            "discriminator": Discriminator(size, PyramidConfig(**gan["discriminator"])),
+            "denoiser": Denoiser(size, pyramid(gan["denoiser"], size)),
+            "discriminator": Discriminator(size, pyramid(gan["discriminator"], size)),
         }
 
 
@@ -82,7 +89,8 @@ def parameters(net: nn.Module) -> int:
 
 def card(preset: str, size: int) -> Card:
     """Return the card of an untrained stage 1."""
-    return Card("vae", size, 0, resolved(preset, "vae")["model"]["init_args"]["net"])
+    net = resolved(preset, "vae")["model"]["init_args"]["net"]
+    return Card("vae", size, 0, net | {part: asdict(pyramid(net[part], size)) for part in ("encoder", "decoder")})
 
 
 def untrained_vae(preset: str, size: int, folder: str) -> str:
@@ -131,7 +139,7 @@ def build(
     if stage == "vae":
         module = VAEModule(size, **given | {"net": card(preset, size).vae_config()})
     else:
-        pyramids = {net: PyramidConfig(**given[net]) for net in ("denoiser", "discriminator")}
+        pyramids = {net: pyramid(given[net], size) for net in ("denoiser", "discriminator")}
         module = GANModule(size=size, **given | pyramids | {"vae": vae})
     module.on_train_epoch_end = lambda: None  # no prior is fitted: there is no data module
     return module
