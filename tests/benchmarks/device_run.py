@@ -71,18 +71,21 @@ def cpu_name() -> str:
 class Flops(TorchDispatchMode):
     """Count the FLOPs of matrix products and convolutions, backward passes included, by PyTorch's own formulas.
 
-    FlopCounterMode itself follows modules by hooks that refuse torch.autograd.grad by a leaf: a gradient penalty.
+    FlopCounterMode itself fails in a gradient penalty: its hooks refuse torch.autograd.grad by a module's input
+    (pytorch/pytorch issue 131753).
 
     Attributes:
         total: FLOPs; a multiplication and an addition are two.
+        calls: operators that compute or copy something, each at least one kernel of a GPU; no views, no allocations.
     """
 
-    total = 0
+    total = calls = 0
 
     def __torch_dispatch__(
         self, operator: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = operator(*args, **(kwargs or {}))
+        self.calls += not operator.is_view and not operator.name().startswith("aten::empty")
         if formula := flop_registry.get(operator.overloadpacket):
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out
