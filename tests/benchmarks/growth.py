@@ -1,14 +1,14 @@
 """How the core time of an image grows with pixels, batch and data set, as tables and a log-log plot.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.growth --figure docs/growth.png    # 4 minutes of one core
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.growth --figure docs/growth.png    # 3 minutes of one core
 
 Training steps are those of the preset `small`, bf16-mixed, one thread, on random images in memory: two to warm up, then
-8, of which two have gradient penalties and one the spread term. Pixels grow at a batch of 8, the batch at 64 pixels. At
+8, of which two have gradient penalties and one the spread term. Pixels grow at a batch of 4, the batch at 64 pixels. At
 32 pixels the networks lack their last width, for which there is no level.
 
 Loading is that of a whole cached epoch at 64 pixels in batches of 16, from the page cache; the images of the data set
 are copies of 100 drawn portraits. Each round measures every point once, one after the other. Printed are medians over
-the rounds, and of the ratios to the first point of a curve within a round.
+the rounds so far, and of the ratios to the first point of a curve within a round.
 """
 
 import math
@@ -36,7 +36,7 @@ STAGES = {"stage 1": "vae", "stage 2": "gan"}
 LOADING = "loading"
 COLOURS = {"stage 1": MEAN, "stage 2": SAMPLE, LOADING: INK}
 PIXELS, BATCHES, COUNTS = (32, 64, 128, 256), (4, 8, 16, 32, 64), (1_000, 3_000, 10_000, 30_000, 100_000)
-SIZE, BATCH, FEW = 64, 16, 8  # where the others grow: pixels, batch of the loader, batch of the steps
+SIZE, BATCH, FEW = 64, 16, 4  # where the others grow: pixels, batch of the loader, batch of the steps
 WARM_UP, STEPS = 2, 8
 DISTINCT = 100  # images of a data set
 LEAST = 20_000  # images that are loaded for a point, in several epochs if the data set is smaller
@@ -151,7 +151,7 @@ def exponent(points: list[Point], cost: dict[Point, float]) -> float:
 def drawn(cost: dict[Point, float]) -> Figure:
     """Draw ms of a core an image against each axis; each panel says the exponents."""
     figure, axes = new(11.5, 3.9, 3, sharey=True)
-    labels = {"pixels": "pixels a side (batch 8)", "batch": "batch (64 pixels)", "images": "images of the data set"}
+    labels = {"pixels": "pixels a side (batch 4)", "batch": "batch (64 pixels)", "images": "images of the data set"}
     for ax, (axis, label) in zip(axes, labels.items(), strict=True):
         for name, points in curves(axis).items():
             said = f"{name}: {axis}$^{{{exponent(points, cost):.2f}}}$"
@@ -201,10 +201,9 @@ def main(figure: Path | None = None, rounds: int = 3) -> None:
         for number in range(rounds):
             for point in POINTS:
                 found[point].append(bench.cost(point))
-            print(f"round {number + 1} of {rounds}: {time.process_time() - began:.0f} core seconds so far", flush=True)
-    print(table(found))
-    if figure is not None:
-        drawn({point: median(values) for point, values in found.items()}).savefig(figure)
+            print(f"\nround {number + 1} of {rounds}, {time.process_time() - began:.0f} core seconds\n\n{table(found)}")
+            if figure is not None:
+                drawn({point: median(values) for point, values in found.items()}).savefig(figure)
 
 
 if __name__ == "__main__":
