@@ -10,6 +10,7 @@ gradient penalties and of one with the spread term, which has four draws of each
 
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -64,14 +65,20 @@ def resolved(preset: str, stage: str) -> dict[str, Any]:
     return yaml.safe_load(out.getvalue())
 
 
+def pyramid(settings: dict[str, Any], size: int) -> PyramidConfig:
+    """Return a preset's pyramid without the widths for which images of a size have no level: at 32 pixels the last."""
+    levels = int(math.log2(size // settings["patch"] // 4)) + 1
+    return PyramidConfig(**settings | {"widths": settings["widths"][:levels]})
+
+
 def networks(preset: str, size: int) -> dict[str, nn.Module]:
     """Return a preset's networks, without memory for their weights."""
     gan = resolved(preset, "gan")["model"]["init_args"]
     with torch.device("meta"):
         return {
             "vae": VAE(size, card(preset, size).vae_config()),
-            "denoiser": Denoiser(size, PyramidConfig(**gan["denoiser"])),
-            "discriminator": Discriminator(size, PyramidConfig(**gan["discriminator"])),
+            "denoiser": Denoiser(size, pyramid(gan["denoiser"], size)),
+            "discriminator": Discriminator(size, pyramid(gan["discriminator"], size)),
         }
 
 
@@ -82,7 +89,8 @@ def parameters(net: nn.Module) -> int:
 
 def card(preset: str, size: int) -> Card:
     """Return the card of an untrained stage 1."""
-    return Card("vae", size, 0, resolved(preset, "vae")["model"]["init_args"]["net"])
+    net = resolved(preset, "vae")["model"]["init_args"]["net"]
+    return Card("vae", size, 0, net | {part: asdict(pyramid(net[part], size)) for part in ("encoder", "decoder")})
 
 
 def untrained_vae(preset: str, size: int, folder: str) -> str:
@@ -114,6 +122,29 @@ def bare_trainer(**settings: Any) -> pl.Trainer:
     )
 
 
+def build(
+    preset: str, stage: str, size: int, images: int, vae: str | None = None, **settings: Any
+) -> VAEModule | GANModule:
+    """Return a preset's module, to be trained on so many images in one leg by a Trainer without a data module.
+
+    Args:
+        preset: whose networks and settings.
+        stage: `vae` or `gan`.
+        size: image side in pixels.
+        images: budget.
+        vae: checkpoint of stage 1, for stage 2.
+        settings: of the module, in place of the preset's.
+    """
+    given = resolved(preset, stage)["model"]["init_args"] | {"budget": images, "validate_every": images} | settings
+    if stage == "vae":
+        module = VAEModule(size, **given | {"net": card(preset, size).vae_config()})
+    else:
+        pyramids = {net: pyramid(given[net], size) for net in ("denoiser", "discriminator")}
+        module = GANModule(size=size, **given | pyramids | {"vae": vae})
+    module.on_train_epoch_end = lambda: None  # no prior is fitted: there is no data module
+    return module
+
+
 def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every: int) -> int:
     """Return the peak memory of the second of two training steps in bytes, measured in this process.
 
@@ -125,19 +156,11 @@ def step(preset: str, stage: str, size: int, batch_size: int, vae: str, **every:
         vae: checkpoint of stage 1, for stage 2.
         every: penalty_every and spread_every of stage 2.
     """
-    config = resolved(preset, stage)
-    settings = config["model"]["init_args"] | {"budget": 2 * batch_size, "validate_every": 2 * batch_size}
     before = resident("VmRSS")
-    if stage == "vae":
-        module = VAEModule(size, **settings | {"net": card(preset, size).vae_config()})
-    else:
-        pyramids = {net: PyramidConfig(**settings[net]) for net in ("denoiser", "discriminator")}
-        module = GANModule(size=size, **settings | pyramids | {"vae": vae} | every)
+    module = build(preset, stage, size, 2 * batch_size, vae, **every)
     images = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
     batches = DataLoader([{"image": images}] * 2, batch_size=None)
-    trainer = bare_trainer(precision=config["trainer"]["precision"])
-    module.on_train_epoch_end = lambda: None  # no prior is fitted: there is no data module
-    trainer.fit(module, batches)
+    bare_trainer(precision=resolved(preset, stage)["trainer"]["precision"]).fit(module, batches)
     assert module.images_seen == 2 * batch_size
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -59,13 +60,25 @@ class Run:
         stage: `vae` or `gan`.
         folder: where the run keeps its files.
         root: folder of photographs; None for drawn portraits.
+        options: of train.py, after the others.
+        pace: class path of the callback.
+        block: steps of a block; by default BLOCK's.
     """
 
-    def __init__(self, tree: Path, stage: Literal["vae", "gan"], folder: Path, root: str | None) -> None:
+    def __init__(
+        self,
+        tree: Path,
+        stage: Literal["vae", "gan"],
+        folder: Path,
+        root: str | None,
+        options: tuple[str, ...] = (),
+        pace: str = "steps.Pace",
+        block: int | None = None,
+    ) -> None:
         folder.mkdir(parents=True)
         self.log = folder / "log"
         ours, theirs = socket.socketpair()
-        pace = {"class_path": "steps.Pace", "init_args": {"connection": theirs.fileno(), "block": BLOCK[stage]}}
+        pace = {"class_path": pace, "init_args": {"connection": theirs.fileno(), "block": block or BLOCK[stage]}}
         command = [sys.executable, "train.py", "fit", "-c", f"configs/{stage}_celeba64.yaml", "--wandb", "off"]
         command += ["--runs", str(folder / "runs"), "--trainer.callbacks", json.dumps([pace])]
         command += ["--trainer.accelerator", "cpu", "--data.cache", str(folder / "cache")]
@@ -78,6 +91,7 @@ class Run:
             command += ["--data.root", str(Path(root).absolute())]
         if stage == "gan":
             command += ["--model.vae", VAE]
+        command += options
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
@@ -88,11 +102,17 @@ class Run:
 
     def block(self) -> float:
         """Make a block of steps and return its core seconds."""
-        self.socket.sendall(b"1")
-        answer = self.socket.makefile().readline()
+        return self.costs()[0]
+
+    def costs(self) -> list[float]:
+        """Make a block of steps and return what the callback says of it."""
+        answer = ""
+        with suppress(ConnectionError):
+            self.socket.sendall(b"1")
+            answer = self.socket.makefile().readline()
         if not answer:
             sys.exit(f"error: {self.process.args[3:5]} ended early: {self.log.read_text()[-2000:]}")
-        return float(answer)
+        return [float(cost) for cost in answer.split()]
 
     def close(self) -> None:
         """End the run."""

@@ -25,10 +25,8 @@ import torch
 from jsonargparse import auto_cli
 from torch.utils.data import DataLoader
 
-from degrain.models.core.layers import PyramidConfig
 from degrain.models.core.threads import allowed_cores, free_cores, now
-from degrain.models.training import GANModule, VAEModule
-from tests.benchmarks.memory import bare_trainer, card, resolved, untrained_vae
+from tests.benchmarks.memory import bare_trainer, build, untrained_vae
 
 BATCH, SIZE, WARM_UP = 16, 64, 4
 STEPS = {"vae": 8, "gan": 8}  # timed; of stage 2 two have gradient penalties
@@ -60,15 +58,9 @@ def train(stage: str, threads: int, vae: str) -> None:
     """Train a stage for a few steps in this process."""
     torch.set_num_threads(threads)
     images = BATCH * (WARM_UP + STEPS[stage])
-    settings = resolved("small", stage)["model"]["init_args"] | {"budget": images, "validate_every": images}
-    if stage == "vae":
-        module = VAEModule(SIZE, **settings | {"net": card("small", SIZE).vae_config()})
-    else:
-        pyramids = {net: PyramidConfig(**settings[net]) for net in ("denoiser", "discriminator")}
-        module = GANModule(size=SIZE, **settings | pyramids | {"vae": vae})
+    module = build("small", stage, SIZE, images, vae)
     batch = {"image": torch.randint(256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)}
     trainer = bare_trainer(accelerator="cpu", precision="bf16-mixed", callbacks=[Timer()])
-    module.on_train_epoch_end = lambda: None  # no prior is fitted
     trainer.fit(module, DataLoader([batch] * (WARM_UP + STEPS[stage]), batch_size=None))
 
 

@@ -1,7 +1,5 @@
 """Reads of a device's values by the host in a training step: each is a wait on an accelerator."""
 
-import traceback
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,54 +7,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from degrain.models.core import images
-from degrain.models.training import image_module
 from tests import tiny
 from tests.tiny import BATCH
+from tests.training.reads import ASKING, Methods, Operators, found
 from tests.training.recipes import callback_option
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 8, 4  # of a run; between two logs
-READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select"}
-METHODS = {Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.__array__}  # on a CPU some call no operator
-
-found: list[list[str]] = []
-"""Where values were read, step by step."""
-
-
-def place() -> str:
-    """Return the lines of ours or of the Trainer that read the value, innermost first."""
-    frames = [f for f in traceback.extract_stack() if f.filename != __file__ and "/torch/" not in f.filename]
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[:-4:-1])
-
-
-class Operators(TorchDispatchMode):
-    """Note the operators that read values; those that backward passes and libraries call, too."""
-
-    def __torch_dispatch__(
-        self, operator: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if operator.name().partition(".")[0] in READS:
-            found[-1].append(f"{operator.name()}: {place()}")
-        return operator(*args, **(kwargs or {}))
-
-
-class Methods(TorchFunctionMode):
-    """Note the methods that read values."""
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function in METHODS and not (where := place()).startswith("stream.py"):  # batches are made on the host
-            found[-1].append(f"{function.__name__}: {where}")
-        return function(*args, **(kwargs or {}))
 
 
 class Watch(pl.Callback):
@@ -86,7 +44,7 @@ class Watch(pl.Callback):
 
 def watched(root: Path, stage: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[list[str]]:
     """Train a tiny run as if its device were an accelerator, and return what was read in each step."""
-    for module in (images, image_module):
+    for module in ASKING:
         monkeypatch.setattr(module, "readable", lambda device: False)
     found.clear()
     watch = callback_option("tests.training.test_waits.Watch")
