@@ -177,7 +177,7 @@ def test_wrong_input_is_refused_when_the_data_is_needed(tmp_path):
 def test_own_and_common_arguments_reach_the_command_line_with_their_help(module, capsys):
     parser = ArgumentParser()
     parser.add_subclass_arguments(ImageDataModule, "data")
-    name = f"data.datamodule.{module.__name__}"
+    name = f"degrain.data.datamodule.{module.__name__}"
     root = [] if module is Portraits else ["--data.root=DIR"]
     arguments = parser.parse_args([f"--data={name}", *root, "--data.size=32"]).data.init_args
     assert arguments.size == 32 and arguments.batch_size == 64
