@@ -42,8 +42,8 @@ class ImageDataModule(pl.LightningDataModule):
         skip_corrupt: Leave out images that cannot be read, and count them, instead of stopping at the first.
         num_workers: Processes that load training batches; a cache needs none.
         limit_valid: Validate on the first so many images only.
-        device_share: Most of a GPU's free memory that the training images may take. Where they fit in, they are kept
-            and flipped there; otherwise each batch is copied to it in the background. 0 for never.
+        device_share: Most of a GPU's free memory, as a share, that the training images may take. If they fit in, they
+            are kept and flipped there; otherwise each batch is copied there in the background.
 
     Raises:
         InputError: A number is out of range.
@@ -98,7 +98,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.training_images = None
 
     def train_dataloader(self) -> DataLoader:
-        self.training_images = self.training_images or self._place(self.datasets["train"])
+        if self.training_images is None:
+            self.training_images = self._place(self.datasets["train"])
         run, images = self.trainer.lightning_module, self.training_images
         rank, world = self.trainer.global_rank, self.trainer.world_size
         stream = ShuffledStream(
@@ -187,6 +188,7 @@ class ImageDataModule(pl.LightningDataModule):
             return images
         fit = images.bytes <= self.device_share * free
         where = "kept there, and flipped there" if fit else "each batch is copied there from pinned memory"
+        where += f"; --data.num_workers {self.num_workers} has nothing to load" if fit and self.num_workers else ""
         if self.trainer.is_global_zero:
             share = f"--data.device_share {self.device_share:g} of the {free / 2**30:.1f} GiB free on the GPU"
             say(f"data: training images: {images.bytes / 2**30:.2f} GiB; {share}: {where}")

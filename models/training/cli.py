@@ -108,7 +108,7 @@ class CLI(LightningCLI):
         parser.add_argument("--wandb", type=Mode, default="auto", help="auto: online when logged in, else offline")
         parser.add_argument("--project", type=str, default="degrain", help="W&B project")
         parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help="least time between checkpoints")
-        parser.add_argument("--compile", type=bool, default=False, help="torch.compile for the networks that fit trains")
+        parser.add_argument("--compile", type=bool, default=False, help="torch.compile for the networks of fit's steps")
         parser.add_argument(
             "--float32_matmul_precision", type=MatmulPrecision | None, help="PyTorch's; by default high (TF32) on a GPU"
         )

@@ -28,11 +28,11 @@ def set_products(device: torch.device, precision: MatmulPrecision | None) -> str
         torch.set_float32_matmul_precision(precision or "high")
     if not on_gpu:
         return None
-    chosen = "cuDNN chooses algorithms by timing, so results of a seed may differ in their last bits; "
-    chosen += "--trainer.deterministic true makes them equal"
-    fixed = "cuDNN's algorithms are fixed"
-    chosen = chosen if torch.backends.cudnn.benchmark else fixed
-    return f"gpu: float32 products: {torch.get_float32_matmul_precision()} (--float32_matmul_precision); {chosen}"
+    line = f"gpu: float32 products: {torch.get_float32_matmul_precision()} (--float32_matmul_precision)"
+    if torch.backends.cudnn.benchmark:
+        line += "; cuDNN chooses algorithms by timing, so that results of a seed differ in their last bits: "
+        line += "--trainer.deterministic true makes them equal"
+    return line
 
 
 def compile_networks(module: pl.LightningModule, trainer: pl.Trainer) -> None:
@@ -46,7 +46,7 @@ def compile_networks(module: pl.LightningModule, trainer: pl.Trainer) -> None:
     if not isinstance(module, ImageModule):
         raise InputError(f"--compile true: {type(module).__name__} has no networks on images; leave it out")
     device = trainer.strategy.root_device
-    if device.type == "cpu" or getattr(trainer.strategy, "_start_method", None) != "fork":  # CUDA is not forked
+    if device.type == "cpu" or getattr(trainer.strategy, "_start_method", None) != "fork":  # CUDA cannot be forked
         with compile_errors("nothing can be compiled on this machine"):
             torch.compile(lambda x: x.sin() + 1, backend=BACKEND)(torch.ones(8, device=device))
     torch._dynamo.config.optimize_ddp = False  # it would cut the networks where DDP sends gradients, which it does not
@@ -63,4 +63,6 @@ def compile_errors(happened: str) -> Iterator[None]:
     except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         cause = getattr(error, "inner_exception", error)
         said = f"{type(cause).__name__}: {first_line(cause)}"[:200]
-        raise InputError(f"--compile true: {happened} ({said}); install a C++ compiler, or leave it out") from error
+        raise InputError(
+            f"--compile true: {happened} ({said}); install a C++ compiler (for a GPU also Triton), or leave it out"
+        ) from error

@@ -69,18 +69,15 @@ def test_compiled_networks_of_stage_2_train_alike(trained):
 
 FLOW = FlowConfig(1, 8)
 VARIANTS = {
-    "flows": {"net": VAEConfig(4, TINY, TINY, posterior=FLOW, prior=FLOW)},
+    "flows": {"net": VAEConfig(4, TINY, TINY, std="shared", posterior=FLOW, prior=FLOW), "likelihood": "density"},
     "pixel by pixel": {"net": VAEConfig(4, TINY, TINY, pixels=PixelConfig(blocks=1))},
-    "density": {"net": VAEConfig(4, TINY, TINY, std="shared"), "likelihood": "density"},
-    "faithful": {"gradient": "faithful"},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiled_networks_of_stage_1_have_the_same_gradients(variant):
     x, found = torch.randint(0, 256, (4, 3, 32, 32)) / 255, []
-    backend = "aot_eager" if variant == "faithful" else "eager"  # its graph is gone through twice
-    for change in (lambda module: module, lambda module: compiled(module, backend)):
+    for change in (lambda module: module, lambda module: compiled(module, "eager")):
         module = change(attached(vae(**VARIANTS[variant])))
         loss, _ = module.loss(x, Noise(0, 0))
         loss.backward()
@@ -89,10 +86,10 @@ def test_compiled_networks_of_stage_1_have_the_same_gradients(variant):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_with_compiled_networks_train_like_one(trained, root, monkeypatch, capsys):
+def test_compiled_networks_train_alike_under_ddp(trained, root, monkeypatch, capsys):
     monkeypatch.setattr(device, "BACKEND", "eager")
-    options = ("--compile", "true", "--trainer.devices", "2", "--trainer.strategy", "ddp_fork")
-    ours, theirs = (tiny.checkpoint(run) for run in (tiny.run(root, "vae", "--name", "two", *options), trained.vae))
+    options = ("--compile", "true", "--trainer.strategy", "ddp", "--float32_matmul_precision", "highest")
+    ours, theirs = (tiny.checkpoint(run) for run in (tiny.run(root, "vae", "--name", "mine", *options), trained.vae))
     assert "compile: the networks" in capsys.readouterr().out
     assert not torch._dynamo.config.optimize_ddp  # it would cut larger networks into parts
     torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=1e-4, atol=1e-5)
@@ -148,6 +145,7 @@ def test_a_step_in_pieces_is_the_same_wherever_the_images_are(trained, monkeypat
     ours = fit(module_of(trained, "vae", 2), data)
     tiny.assert_equal_states(dict(ours.state_dict()), dict(host.state_dict()))
     said = "kept there, and flipped there" if kept else "each batch is copied there from pinned memory"
+    said += "; --data.num_workers 1 has nothing to load\n" if kept else "\n"
     assert capsys.readouterr().out.count(said) == 1
     assert isinstance(data.training_images, datamodule.DeviceImages) == kept
 
