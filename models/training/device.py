@@ -47,20 +47,20 @@ def compile_networks(module: pl.LightningModule, trainer: pl.Trainer) -> None:
         raise InputError(f"--compile true: {type(module).__name__} has no networks on images; leave it out")
     device = trainer.strategy.root_device
     if device.type == "cpu" or getattr(trainer.strategy, "_start_method", None) != "fork":  # CUDA cannot be forked
-        with compile_errors("nothing can be compiled on this machine"):
+        with compile_errors("nothing can be compiled on this machine", Exception):
             torch.compile(lambda x: x.sin() + 1, backend=BACKEND)(torch.ones(8, device=device))
     torch._dynamo.config.optimize_ddp = False  # it would cut the networks where DDP sends gradients, which it does not
     module.compile(fullgraph=True, dynamic=False, backend=BACKEND)
 
 
 @contextmanager
-def compile_errors(happened: str) -> Iterator[None]:
-    """Turn the errors of torch.compile into an InputError that begins with what happened."""
+def compile_errors(happened: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn the errors of torch.compile, and those of further kinds, into an InputError that says what happened."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     try:
         yield
-    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+    except (TorchDynamoException, FailOnRecompileLimitHit, *kinds) as error:
         cause = getattr(error, "inner_exception", error)
         said = f"{type(cause).__name__}: {first_line(cause)}"[:200]
         raise InputError(
