@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, default_convert
 
 from degrain.data.cache import Source, cached_arrays
@@ -15,7 +16,7 @@ from degrain.data.folder import FolderSource
 from degrain.data.masked import REGIONS as MASKED_REGIONS
 from degrain.data.masked import MaskedSource
 from degrain.data.portraits import PortraitSource
-from degrain.data.stream import CachedImages, ShuffledStream
+from degrain.data.stream import CachedImages, DeviceImages, ShuffledStream
 from degrain.models.core.errors import InputError
 
 PURPOSES = {"train": "train on", "valid": "validate on", "test": "test on"}
@@ -41,6 +42,8 @@ class ImageDataModule(pl.LightningDataModule):
         skip_corrupt: Leave out images that cannot be read, and count them, instead of stopping at the first.
         num_workers: Processes that load training batches; a cache needs none.
         limit_valid: Validate on the first so many images only.
+        device_share: Most of a GPU's free memory, as a share, that the training images may take. If they fit in, they
+            are kept and flipped there; otherwise each batch is copied there in the background.
 
     Raises:
         InputError: A number is out of range.
@@ -62,6 +65,7 @@ class ImageDataModule(pl.LightningDataModule):
         skip_corrupt: bool = False,
         num_workers: int = 0,
         limit_valid: int | None = None,
+        device_share: float = 0.25,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size, "eval_batch_size": eval_batch_size}
@@ -73,11 +77,15 @@ class ImageDataModule(pl.LightningDataModule):
                 f"--data.seed {seed}, --data.num_workers {num_workers}: not negative; "
                 f"--data.limit_valid {limit_valid}: at least 1, or null for all"
             )
+        if not 0 <= device_share <= 1:
+            raise InputError(f"--data.device_share {device_share}: a share of a GPU's free memory, from 0 to 1")
         self.batch_size, self.micro_batch_size, self.eval_batch_size = batch_size, micro_batch_size, eval_batch_size
         self.size, self.flip, self.seed, self.num_workers = size, flip, seed, num_workers
         self.cache, self.skip_corrupt, self.limit_valid = cache, skip_corrupt, limit_valid
+        self.device_share = device_share
         self.source_name: str | None = None
         self.datasets: dict[str, CachedImages] = {}
+        self.training_images: CachedImages | DeviceImages | None = None  # chosen when they are first loaded
 
     def prepare_data(self) -> None:
         """Say what the splits are and build the caches, in one process, while the others wait."""
@@ -87,14 +95,18 @@ class ImageDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.datasets |= self._open(SPLITS[stage])
+        self.training_images = None
 
     def train_dataloader(self) -> DataLoader:
-        run, images = self.trainer.lightning_module, self.datasets["train"]
+        if self.training_images is None:
+            self.training_images = self._place(self.datasets["train"])
+        run, images = self.trainer.lightning_module, self.training_images
         rank, world = self.trainer.global_rank, self.trainer.world_size
         stream = ShuffledStream(
             len(images), self.batch_size, run.images_seen, run.leg_end, self.seed, self.flip, rank, world
         )
-        return self._loader(images, batch_sampler=stream, num_workers=self.num_workers)
+        workers = self.num_workers if isinstance(images, CachedImages) else 0
+        return self._loader(images, batch_sampler=stream, num_workers=workers)
 
     def encode_dataloader(self, count: int) -> DataLoader:
         """Load the first `count` training images in order, every second one flipped if training flips.
@@ -168,9 +180,28 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(f"{images} images in {split} for {world} processes: at least one each; start fewer")
         return self.numbered_dataloader(split, range(self.trainer.global_rank, images, world))
 
-    def _loader(self, images: CachedImages, **options) -> DataLoader:
-        on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(images, collate_fn=default_convert, pin_memory=on_gpu, **options)  # CachedImages has collated
+    def _place(self, images: CachedImages) -> CachedImages | DeviceImages:
+        """Return the training images, on the device if it is a GPU with room for them; say which."""
+        device = self.trainer.strategy.root_device
+        free = free_memory(device)
+        if not free:
+            return images
+        fit = images.bytes <= self.device_share * free
+        where = "kept there, and flipped there" if fit else "each batch is copied there from pinned memory"
+        where += f"; --data.num_workers {self.num_workers} has nothing to load" if fit and self.num_workers else ""
+        if self.trainer.is_global_zero:
+            share = f"--data.device_share {self.device_share:g} of the {free / 2**30:.1f} GiB free on the GPU"
+            say(f"data: training images: {images.bytes / 2**30:.2f} GiB; {share}: {where}")
+        return DeviceImages(images, device) if fit else images
+
+    def _loader(self, images: CachedImages | DeviceImages, **options) -> DataLoader:
+        pinned = self.trainer.strategy.root_device.type == "cuda" and isinstance(images, CachedImages)
+        return DataLoader(images, collate_fn=default_convert, pin_memory=pinned, **options)  # a batch is collated
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a GPU; 0 elsewhere, where images are on the device already."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 class Portraits(ImageDataModule):

@@ -83,6 +83,11 @@ class CachedImages(Dataset):
     def __len__(self) -> int:
         return len(self.arrays["image"])
 
+    @property
+    def bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
     def __getitem__(self, item: int | tuple[int, bool]) -> dict[str, Tensor]:
         return {name: value[0] for name, value in self.__getitems__([item]).items()}
 
@@ -91,8 +96,7 @@ class CachedImages(Dataset):
 
         Arrays of colours have the strides of channels_last, the networks' format: a copy less in each training step.
         """
-        pairs = [item if isinstance(item, tuple) else (item, False) for item in items]
-        index, flip = (np.array(column) for column in zip(*pairs, strict=True))
+        index, flip = columns(items)
         flipped = np.flatnonzero(flip)
         batch = {"index": torch.from_numpy(index)}
         for name, array in self.arrays.items():
@@ -102,6 +106,55 @@ class CachedImages(Dataset):
             tensor = torch.from_numpy(values)
             batch[name] = rearrange(tensor, "B H W C -> B C H W") if tensor.ndim == 4 else tensor
         return batch
+
+
+class DeviceImages(Dataset):
+    """Read the same batches as CachedImages, from a copy of its arrays on a device, where they are also made.
+
+    A training step then waits for no copy of images: only indices and flips are sent, without a wait.
+
+    Args:
+        images: what to copy.
+        device: where to.
+    """
+
+    def __init__(self, images: CachedImages, device: torch.device) -> None:
+        self.device = device
+        self.arrays = {name: on_device(array, device) for name, array in images.arrays.items()}
+
+    def __len__(self) -> int:
+        return len(self.arrays["image"])
+
+    def __getitems__(self, items: Sequence[int | tuple[int, bool]]) -> dict[str, Tensor]:
+        """Return what CachedImages returns, on the device."""
+        index, flip = (self.sent(torch.from_numpy(column)) for column in columns(items))
+        batch = {"index": index}
+        for name, array in self.arrays.items():
+            values = array[index]  # (B, H, W, 3) or (B, H, W)
+            flipped = flip.view(-1, *[1] * (values.ndim - 1))
+            values = torch.where(flipped, values.flip(2), values)
+            batch[name] = rearrange(values, "B H W C -> B C H W") if values.ndim == 4 else values
+        return batch
+
+    def sent(self, values: Tensor) -> Tensor:
+        """Return values on the device; the host does not wait until they are there."""
+        values = values.pin_memory() if self.device.type == "cuda" else values
+        return values.to(self.device, non_blocking=True)
+
+
+def columns(items: Sequence[int | tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices and the flips of requested elements, (B,) each."""
+    pairs = [item if isinstance(item, tuple) else (item, False) for item in items]
+    index, flip = (np.array(column) for column in zip(*pairs, strict=True))
+    return index, flip
+
+
+def on_device(array: np.ndarray, device: torch.device, rows: int = 4096) -> Tensor:
+    """Copy an array (N, ...) to a device, so many rows at a time: it may be larger than the host's memory."""
+    copy = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(array), rows):
+        copy[start : start + rows] = torch.from_numpy(array[start : start + rows].copy())
+    return copy
 
 
 def _mirrored(values: np.ndarray) -> np.ndarray:

@@ -20,8 +20,17 @@ class InputGradients(TorchFunctionMode):
     """A context in which `conv2d` and `silu` are the functions of this module, for any network.
 
     A graph of their gradient (`create_graph`) is one by their inputs alone: weights get none there. PyTorch's own run
-    for a single image (C, H, W) and for padding that has a name ("same").
+    for a single image (C, H, W) and for padding that has a name ("same"). Compiled networks run as they are: what
+    torch.compile makes has no second derivative.
     """
+
+    def __enter__(self) -> "InputGradients":
+        self.uncompiled = torch.compiler.set_stance("force_eager")
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.uncompiled.__exit__(*error)
 
     def __torch_function__(
         self,

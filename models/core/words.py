@@ -48,6 +48,9 @@ WORDS: dict[str, str] = {
     "project": "wandb_project project_name",
     "wandb": "logger tracker use_wandb wandb_mode",
     "checkpoint_minutes": "save_every save_interval save_freq checkpoint_every ckpt_every snap save_steps",
+    "compile": "torch_compile use_compile compile_model jit",
+    "float32_matmul_precision": "matmul_precision tf32 allow_tf32",
+    "trainer.benchmark": "cudnn_benchmark",
     "ckpt_path": "ckpt checkpoint resume resume_from resume_from_checkpoint resume_path load restore weights "
     "model_path checkpoint_path continue_from init_from",
     "evaluation.n": "num_samples n_samples num_images fid_samples",

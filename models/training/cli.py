@@ -1,6 +1,6 @@
 """The Lightning CLI of train.py: the folder of a run, the checkpoint that it goes on from, its seed and callbacks."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -18,6 +18,7 @@ from degrain.models.core.files import replacing
 from degrain.models.core.threads import set_threads
 from degrain.models.inference.checkpoint import Card, read_checkpoint
 from degrain.models.training.checkpoints import Checkpoints
+from degrain.models.training.device import MatmulPrecision, compile_errors, compile_networks, set_products
 from degrain.models.training.evaluator import Evaluator
 from degrain.models.training.launchers import launched
 from degrain.models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
@@ -71,6 +72,7 @@ class CLI(LightningCLI):
         folder: the run's folder.
         card: card of the checkpoint to go on from or to measure, if there is one.
         state: its state dict.
+        compiles: whether the networks of a fit are compiled.
     """
 
     folder: Path
@@ -106,6 +108,10 @@ class CLI(LightningCLI):
         parser.add_argument("--wandb", type=Mode, default="auto", help="auto: online when logged in, else offline")
         parser.add_argument("--project", type=str, default="degrain", help="W&B project")
         parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help="least time between checkpoints")
+        parser.add_argument("--compile", type=bool, default=False, help="torch.compile for the networks of fit's steps")
+        parser.add_argument(
+            "--float32_matmul_precision", type=MatmulPrecision | None, help="PyTorch's; by default high (TF32) on a GPU"
+        )
         parser.link_arguments("data.init_args.size", "model.init_args.size")
 
     @staticmethod
@@ -227,6 +233,7 @@ class CLI(LightningCLI):
             trainer = super()._instantiate_trainer(options, [])
         check_trainer(trainer, options["plugins"], self.model, self.datamodule)
         self._set_threads(trainer.num_devices)
+        self._set_device(trainer)
         return trainer
 
     def _set_threads(self, processes: int) -> None:
@@ -235,6 +242,16 @@ class CLI(LightningCLI):
         settings = {"processes": processes, "own_processes": processes if launched() else 1}
         settings["before"] = self.card.threads if goes_on else 0
         rank_zero_only(print)(set_threads(self.config[self.subcommand].threads, **settings))
+
+    def _set_device(self, trainer: Trainer) -> None:
+        """Set the precision of products, compile the networks of a fit, and say what a GPU does."""
+        settings, say = self.config[self.subcommand], rank_zero_only(print)
+        if line := set_products(trainer.strategy.root_device, settings.float32_matmul_precision):
+            say(line)
+        self.compiles = settings.compile and self.subcommand == "fit"
+        if self.compiles:
+            compile_networks(self.model, trainer)
+            say("compile: the networks of a training step; the first steps of each kind take longer")
 
     # The subcommands.
 
@@ -255,7 +272,8 @@ class CLI(LightningCLI):
             say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
         elif self.asked_for_last:
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
-        self.trainer.fit(model, **settings)
+        with compile_errors("torch.compile failed") if self.compiles else nullcontext():
+            self.trainer.fit(model, **settings)
         if end := early_end(self.trainer, model):
             say(end)
 

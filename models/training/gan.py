@@ -104,6 +104,11 @@ class GANModule(AdversarialModule):
     def player(self) -> nn.Module:
         return self.denoiser
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        players = [self.denoiser, self.discriminator] if self.discriminator else [self.denoiser]
+        return [self.vae.encoder, self.vae.decoder, *players]
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         if self.loss == "l2":
             self.l2_step(batch)

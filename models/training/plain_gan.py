@@ -67,6 +67,10 @@ class PlainGANModule(AdversarialModule):
     def player(self) -> nn.Module:
         return self.generator
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.generator, self.discriminator]
+
     def scenes(self, batch: Batch, draws: int) -> list[Scene]:
         scenes = []
         for piece, noise in self.pieces(batch):

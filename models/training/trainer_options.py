@@ -137,11 +137,13 @@ def trainer_options(
     bars = [ImagesProgressBar()]
     if given["enable_progress_bar"] is False or any(isinstance(callback, ProgressBar) for callback in theirs):
         bars = []
+    benchmark = True if given["benchmark"] is None and not given["deterministic"] else given["benchmark"]
     limits = {name: given[name] for name in ("max_steps", "max_epochs", "max_time")}
     return dict(given) | {
         "default_root_dir": folder,
         "logger": loggers or False,
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in [*theirs, *callbacks]),
+        "benchmark": benchmark,  # cuDNN's, of a GPU
         "callbacks": [*theirs, *bars, Limits(**limits), *callbacks],
         **{"max_steps": -1, "max_epochs": -1, "max_time": None},  # counted by Limits
     }

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from matplotlib.figure import Figure
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 from degrain.models.core.randomness import Noise, generator
@@ -95,8 +95,17 @@ class VAEModule(ImageModule):
         self.vae = VAE(size, net)
         self.prior = LatentPrior(net.latent, net.prior)
         self.diagnostics = Diagnostics(size, net.latent)  # a new one for every evaluation
+        self.log_likelihood = log_bin_probability if likelihood == "bin" else log_level_density
 
     # Training.
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.vae.encoder, self.vae.decoder]
+
+    def compile(self, **options: Any) -> None:
+        super().compile(**options)
+        self.log_likelihood = torch.compile(self.log_likelihood, **options)  # forty elementwise operations
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         update = Update(self, self.optimizers(), clip=self.gradient_clip)
@@ -112,10 +121,8 @@ class VAEModule(ImageModule):
         """Return the loss of images (B, 3, H, W), (), in nats per image, and named terms, (B,) or ()."""
         q = self.vae.encode(x)  # q(z|x)
         draws = q.draw(noise.normal(len(x), self.vae.config.latent))  # z ~ q(z|x), (B, D)
-        target, log_likelihood = x, log_bin_probability
-        if self.likelihood == "density":
-            target, log_likelihood = dequantised(x, noise.uniform(*x.shape)), log_level_density
-        p, distortion, minimised = reconstruct(self.vae, draws.z, target, log_likelihood, self.gradient)
+        target = x if self.likelihood == "bin" else dequantised(x, noise.uniform(*x.shape))
+        p, distortion, minimised = reconstruct(self.vae, draws.z, target, self.log_likelihood, self.gradient)
         kl = rate(q, draws, self.prior)  # (B,)
         terms = statistics(p, x, distortion, kl, self.vae.config.std_floor)
         weight = self.rate_weight * warmed_up(self.progress, self.rate_warmup)

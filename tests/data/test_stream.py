@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from degrain.data.stream import CachedImages, ShuffledStream
+from degrain.data.stream import CachedImages, DeviceImages, ShuffledStream, on_device
 from degrain.models.core.errors import InputError
 
 
@@ -99,3 +99,28 @@ def test_one_item_equals_its_row_of_a_batch():
     assert len(images) == 6
     for row, item in enumerate([3, (5, True)]):
         assert all(torch.equal(images[item][name], batch[name][row]) for name in batch)
+
+
+# --- batches on a device
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_batches_of_a_device_are_those_of_the_host(flip):
+    rng = np.random.default_rng(0)
+    arrays = {"image": rng.integers(256, size=(7, 4, 6, 3)), "regions": rng.integers(5, size=(7, 4, 6))}
+    host = CachedImages({name: array.astype(np.uint8) for name, array in arrays.items()})
+    device = DeviceImages(host, torch.device("cpu"))
+    assert len(device) == len(host) == 7 and host.bytes == 7 * 4 * 6 * 4
+    for elements in stream(3, 60, flip=flip, rank=1, world=2):
+        theirs, ours = host.__getitems__(elements), device.__getitems__(elements)
+        assert ours.keys() == theirs.keys()
+        for name, values in theirs.items():
+            assert torch.equal(ours[name], values) and ours[name].dtype == values.dtype, name
+            assert ours[name].stride() == values.stride(), name
+
+
+def test_an_array_is_copied_in_parts(tmp_path):
+    array = np.arange(22, dtype=np.uint8).reshape(11, 2)
+    np.save(tmp_path / "a.npy", array)
+    copy = on_device(np.load(tmp_path / "a.npy", mmap_mode="r"), torch.device("cpu"), rows=4)
+    assert copy.tolist() == array.tolist()

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from degrain.data import datamodule
 from tests import tiny
 from tests.tiny import BATCH
 from tests.training.reads import ASKING, Methods, Operators, found
@@ -69,6 +70,13 @@ def test_the_host_reads_nothing_from_the_device_between_two_logs(root, monkeypat
     assert len(steps) == STEPS
     assert {n: read for n, read in enumerate(steps, 1) if n % EVERY and read} == {}
     assert steps[EVERY - 1]  # the bar's losses
+
+
+def test_training_images_on_the_device_are_read_without_a_wait(root, monkeypatch):
+    monkeypatch.setattr(datamodule, "free_memory", lambda device: 2**40)
+    steps = watched(root, "vae", monkeypatch)
+    assert len(steps) == STEPS
+    assert {n: read for n, read in enumerate(steps, 1) if n % EVERY and read} == {}
 
 
 @pytest.mark.parametrize(
