@@ -2,9 +2,10 @@
 
 Training noise depends on (seed, images seen), the noise of a sampled image on (seed, its number): a resumed run and
 an uninterrupted one, a batch of 1 and a batch of 100 then draw the same numbers with no state to save. The noise of
-sampled images is always drawn on the CPU, and so is the same on every device.
+sampled images is drawn where the networks are, and is the same on every device but for the last bits.
 """
 
+import math
 from collections.abc import Iterable
 from operator import index
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from degrain.models.core.errors import InputError
+from degrain.models.core.philox import normal_, words_of_images
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -25,23 +27,41 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def noise_of_images(seed: int, numbers: Iterable[int], stream: int, shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal noise (B, *shape) on the CPU; row i depends on (seed, numbers[i], stream) alone.
+def noise_of_images(seed: int, numbers: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor:
+    """Draw standard normal noise (B, *shape), float32; row i depends on (seed, numbers[i], stream, shape) alone.
+
+    It is drawn on the device of the numbers, from the same random words on each: see degrain.models.core.philox. Their
+    key is a hash of the seed, their counters are of the stream and the number, so no two images or streams share one.
+
+    Args:
+        seed: non-negative.
+        numbers: of the images, (B,), int64, non-negative.
+        stream: non-negative.
+        shape: of the noise of one image.
 
     Raises:
-        InputError: a seed or a number that is no integer or negative, or no numbers.
+        InputError: a seed that is no integer or negative.
     """
-    seed, numbers = natural(seed, "seed"), image_numbers(numbers)
-    # numpy, because PyTorch's CPU generator keeps 32 bits of its seed: among 50,000 images two would soon be alike.
-    rows = [np.random.default_rng((seed, n, stream)).standard_normal(shape, np.float32) for n in numbers]
-    return torch.from_numpy(np.stack(rows))
+    key = np.random.SeedSequence(natural(seed, "seed")).generate_state(2, np.uint64).tolist()
+    size = math.prod(shape)
+    count = -(-size // 2)  # of words: each gives two values
+    noise = torch.empty(len(numbers), 2, count, dtype=torch.float32, device=numbers.device)
+    rows = max(1, values_at_once(numbers.device) // size)
+    for some, out in zip(numbers.split(rows), noise.split(rows), strict=True):
+        normal_(words_of_images(key, some, stream, count), out)
+    return noise.flatten(1)[:, :size].unflatten(1, shape)
 
 
-def image_numbers(numbers: Iterable[int]) -> list[int]:
-    """Return numbers of images as a list: of a range, a list, a one-dimensional array or tensor.
+def values_at_once(device: torch.device) -> int:
+    """Return how many values to draw at once: few enough for a CPU's cache, on a GPU enough to occupy it."""
+    return 2**19 if device.type == "cpu" else 2**22
+
+
+def image_numbers(numbers: Iterable[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return numbers of images, int64 (B,): of a range, a list, a one-dimensional array or tensor.
 
     Raises:
-        InputError: a single number or none at all, or one that is no integer or negative.
+        InputError: a single number or none at all, or one that is no integer, negative, or 2^63 or more.
     """
     try:
         given = list(numbers)
@@ -49,7 +69,10 @@ def image_numbers(numbers: Iterable[int]) -> list[int]:
         given = []
     if not given:
         raise InputError(f"numbers {shown(numbers)}: give several numbers of images, such as range(4) or [3, 7]")
-    return [natural(number, "number of an image") for number in given]
+    given = [natural(number, "number of an image") for number in given]
+    if max(given) >= 2**63:
+        raise InputError(f"number of an image {max(given)}: must be below 2^63")
+    return torch.tensor(given, device=device)
 
 
 def natural(value: int, name: str) -> int:

@@ -89,7 +89,7 @@ class Pipeline(Networks):
     def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
         """Draw images `numbers` of a seed: the rows of `render`, for z from the prior.
 
-        Both noises of image i are functions of (seed, i), drawn on the CPU, for every batch size and device.
+        Both noises of image i are functions of (seed, i), for every batch size, and on every device but for last bits.
 
         Args:
             seed: non-negative.
@@ -100,7 +100,7 @@ class Pipeline(Networks):
             InputError: another seed or prior, or no numbers of images.
         """
         self.check_prior(prior)
-        latent_noise, pixel_noise = self.noises(seed, numbers, DRAW_STREAMS)
+        latent_noise, pixel_noise = self.noises(seed, self.image_numbers(numbers), DRAW_STREAMS)
         if not self.bf16:
             return self.render(self.prior(latent_noise, prior), pixel_noise)
         # In float64: the last bits of a product depend on the batch, and bf16 would make levels of a picture of them.
@@ -117,9 +117,10 @@ class Pipeline(Networks):
         Raises:
             InputError: another seed, other photographs than VAE.encode takes, or not a number for each.
         """
-        numbers, q = image_numbers(numbers), self.vae.encode(x)
+        numbers, q = self.image_numbers(numbers), self.vae.encode(x)
         if len(numbers) != len(x):
-            raise InputError(f"numbers {shown(numbers)}: {len(numbers)} for {len(x)} photographs; give one for each")
+            given = f"{shown(numbers.tolist())}: {len(numbers)}"
+            raise InputError(f"numbers {given} for {len(x)} photographs; give one for each")
         latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
         return self.render(q.sample(latent_noise), pixel_noise)
 
@@ -136,20 +137,22 @@ class Pipeline(Networks):
             raise InputError("variations: a checkpoint of stage 1 has no denoiser; take one of stage 2")
         if natural(count, "variations: count") < 2:
             raise InputError(f"variations: count {count} must be at least 2")
-        numbers = image_numbers(numbers)
+        numbers = self.image_numbers(numbers)
         latent_noise, _ = self.noises(seed, numbers, DRAW_STREAMS)
         p = self.vae.decode(self.prior(latent_noise))
-        noise = noise_of_images(seed, numbers, VARIATION_STREAM, (count, *p.mean.shape[1:])).to(p.mean.device)
+        noise = noise_of_images(seed, numbers, VARIATION_STREAM, (count, *p.mean.shape[1:]))
         draws = self.denoiser.draws(rearrange(noise, "b k c h w -> k b c h w"), p)
         denoised = {f"denoised {k}": images for k, images in enumerate(draws, 1)}
         return {"mean": p.mean, **denoised, "std of denoised": draws.std(0), "std": p.std.expand_as(p.mean)}
 
-    def noises(self, seed: int, numbers: Iterable[int], streams: tuple[int, int]) -> list[Tensor]:
+    def image_numbers(self, numbers: Iterable[int]) -> Tensor:
+        """Return numbers of images (B,) on the device of the networks."""
+        return image_numbers(numbers, self.prior.mean.device)
+
+    def noises(self, seed: int, numbers: Tensor, streams: tuple[int, int]) -> list[Tensor]:
         """Return standard normal noise of the latents (B, D) and of the pixels (B, 3, H, W)."""
-        numbers = image_numbers(numbers)
         shapes = (self.vae.config.latent,), (3, self.vae.size, self.vae.size)
-        pairs = zip(streams, shapes, strict=True)
-        return [noise_of_images(seed, numbers, stream, shape).to(self.prior.mean.device) for stream, shape in pairs]
+        return [noise_of_images(seed, numbers, *of) for of in zip(streams, shapes, strict=True)]
 
 
 class PlainPipeline(Networks):
@@ -172,8 +175,8 @@ class PlainPipeline(Networks):
     def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
         """Draw images `numbers` of a seed, as `Pipeline.draw`; the noise of image i is a function of (seed, i)."""
         self.check_prior(prior)
+        numbers = image_numbers(numbers, next(self.generator.parameters()).device)
         z = noise_of_images(seed, numbers, DRAW_STREAMS[0], (self.generator.config.latent,))
-        z = z.to(next(self.generator.parameters()).device)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
             return {"generated": self.generator(z).float()}
 

@@ -109,7 +109,7 @@ class ImageModule(Recipe):
 
         So it is the same at every validation, in any batch and on any number of processes.
         """
-        return noise_of_images(self.schedule.seed, batch["index"].tolist(), stream, shape).to(self.device)
+        return noise_of_images(self.schedule.seed, batch["index"], stream, shape)
 
     @abstractmethod
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:

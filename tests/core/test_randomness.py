@@ -1,11 +1,16 @@
 """Streams that depend on where one is alone."""
 
+from collections.abc import Iterable
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
-from degrain.models.core.randomness import Noise, generator, noise_of_images
+from degrain.models.core import randomness
+from degrain.models.core.errors import InputError
+from degrain.models.core.randomness import Noise, generator, image_numbers, noise_of_images
 
 
 def draw(*key: int, count: int = 4) -> torch.Tensor:
@@ -27,16 +32,55 @@ def test_streams_are_independent():
     assert torch.stack([draw(0, 0, n, count=1) for n in range(2000)]).std().item() == pytest.approx(1, abs=0.08)
 
 
-def test_noise_of_an_image_is_independent_of_its_batch():
-    whole = noise_of_images(3, range(10), 1, (3, 4, 4))
-    assert whole.shape == (10, 3, 4, 4)
-    assert torch.equal(torch.cat([noise_of_images(3, [n], 1, (3, 4, 4)) for n in range(10)]), whole)
-    assert torch.equal(noise_of_images(3, [7, 2], 1, (3, 4, 4)), whole[[7, 2]])
+def images(numbers: Iterable[int], shape: tuple[int, ...], seed: int = 3, stream: int = 1) -> torch.Tensor:
+    return noise_of_images(seed, image_numbers(numbers), stream, shape)
 
 
-def test_noise_of_an_image_differs_between_seeds_and_streams():
-    rows = [noise_of_images(seed, range(4), stream, (5,)) for seed, stream in product((0, 1), (0, 1))]
-    assert len(torch.cat(rows).unique(dim=0)) == 16
+@pytest.mark.parametrize("shape", [(3, 4, 4), (5,), (1,)])
+@pytest.mark.parametrize("at_once", [1, 100, 10**6])
+def test_noise_of_an_image_is_independent_of_its_batch(at_once, shape, monkeypatch):
+    whole = images(range(10), shape)
+    assert whole.shape == (10, *shape)
+    monkeypatch.setattr(randomness, "values_at_once", lambda device: at_once)
+    assert torch.equal(images(range(10), shape), whole)
+    assert torch.equal(torch.cat([images([n], shape) for n in range(10)]), whole)
+    assert torch.equal(images([7, 2], shape), whole[[7, 2]])
+
+
+def test_noise_of_an_image_differs_between_seeds_streams_and_large_numbers():
+    keys = list(product((0, 1, 2**32, 2**64 + 1), (0, 1, 2**32 - 1)))
+    numbers = [0, 1, 2, 2**32, 2**32 + 1, 2**63 - 1]
+    rows = torch.cat([images(numbers, (5,), seed, stream) for seed, stream in keys])
+    assert len(rows.unique(dim=0)) == len(keys) * len(numbers)
+
+
+def test_numbers_of_images_fit_64_bits():
+    with pytest.raises(InputError, match=r"^number of an image 9223372036854775808: must be below 2\^63$"):
+        image_numbers([0, 2**63])
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    """Noise of two seeds, two streams and 24 images, (96, 3072), in float64."""
+    rows = [images(range(24), (3, 32, 32), seed, stream) for seed, stream in product((0, 1), (0, 1))]
+    return torch.cat(rows).flatten(1).double().numpy()
+
+
+def test_noise_of_images_is_standard_normal(noise):
+    assert kstest(noise.ravel(), "norm").pvalue > 0.01
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs((noise**power).mean() - moment) < 4 * (variance / noise.size) ** 0.5
+
+
+def test_noise_of_images_has_no_correlation(noise):
+    """Of images, streams and seeds; of a value with those beside it, and of the two of one radius; and of squares."""
+    for values in (noise, noise**2):
+        values = (values - values.mean()) / values.std()
+        across = np.corrcoef(values)[np.triu_indices(len(values), 1)]
+        assert abs(across).max() < 5.5 / noise.shape[1] ** 0.5
+        assert abs(across.std() * noise.shape[1] ** 0.5 - 1) < 0.05
+        for lag in (1, 2, 3, 4, 32, 768, 1024, 1536):
+            assert abs((values[:, lag:] * values[:, :-lag]).mean()) < 4 / (noise.size - 96 * lag) ** 0.5
 
 
 @pytest.mark.parametrize("draw", [Noise.normal, Noise.uniform])
