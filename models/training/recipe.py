@@ -12,6 +12,7 @@ from degrain.models.core.errors import InputError
 from degrain.models.core.randomness import Noise
 from degrain.models.inference.checkpoint import Card, drawing_state
 from degrain.models.training.schedule import Schedule
+from degrain.models.training.update import average_over_processes
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
 
@@ -106,7 +107,7 @@ class Recipe(pl.LightningModule):
         means = {f"{stage}/{name}": term.mean() for name, term in terms.items()}
         training = stage == "train"
         if training and self.trainer.world_size > 1:  # in one go, where Lightning would wait for all at every name
-            of_all = self.trainer.strategy.reduce(torch.stack([mean.float() for mean in means.values()]))
+            of_all = average_over_processes(torch.stack([mean.float() for mean in means.values()]))
             means = dict(zip(means, of_all, strict=True))
         self.log_dict(means, on_step=training, on_epoch=not training, batch_size=size, sync_dist=not training)
         if training:

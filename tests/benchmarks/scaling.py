@@ -9,8 +9,8 @@ A step of one GPU with batch B takes
 
 where FLOP(B) and the number of operators are counted here, on a CPU, in 8 steps of 2 images (torch.utils.flop_counter);
 share, ceiling and launch are assumed, until --measured gives T. Gradients are averaged in one message for each
-optimizer after its backward pass (degrain.models.training.update), one more message has the step's named terms, and a
-barrier comes before each; nothing is hidden behind computation. A message of M bytes takes, on 8 GPUs of one machine,
+optimizer after its backward pass (degrain.models.training.update), one more message has the step's named terms;
+nothing is hidden behind computation. A message of M bytes takes, on 8 GPUs of one machine,
 
     t = 2 * 7/8 * M / inside + latency                                       (ring all-reduce, Patarasuk and Yuan 2009)
 
@@ -55,7 +55,7 @@ class Assumed:
         launch: microseconds of the host for an operator, not compiled.
         inside: GB/s of the ring inside a machine (NVLink).
         between: GB/s of each GPU between machines.
-        latency: microseconds of a message or a barrier inside a machine.
+        latency: microseconds of a message inside a machine.
         latency_between: the same over several machines.
     """
 
@@ -106,7 +106,7 @@ class Step:
     def messages(self, gpus: int, width: int, assumed: Assumed) -> float:
         """Return ms of a step's messages on so many GPUs, gradients of `width` bytes a number."""
         sent = [width * size for size in self.sizes] + [TERMS]
-        return sum(all_reduce(size, gpus, assumed) + all_reduce(0, gpus, assumed) for size in sent)
+        return sum(all_reduce(size, gpus, assumed) for size in sent)
 
     def weak(self, gpus: int, width: int, assumed: Assumed) -> float:
         """Return the efficiency where each GPU has the config's batch."""

@@ -13,7 +13,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from degrain.models.training.image_module import ImageModule
-from degrain.models.training.update import MovingAverage, Update, adam
+from degrain.models.training.update import MovingAverage, Update, adam, average_over_processes
 from tests.tiny import assert_equal_states
 from tests.training.recipes import STEP, fit, module_of, moved, portraits, snapshot
 from tests.training.test_divergence import Poison
@@ -154,3 +154,12 @@ def test_fp16_clips_the_unscaled_gradient_and_skips_a_poisoned_step(trained):
     assert [parts for parts, _ in norms.steps] == [{"vae"}, {"vae"}, set(), {"vae"}]
     assert all(norm == pytest.approx(1e-3, rel=1e-3) for parts, norm in norms.steps if parts)
     assert module.skips.tolist() == [1, 0] and plugin.scaler.get_scale() == scale / 2
+
+
+def test_an_average_over_processes_is_one_message_without_a_barrier(monkeypatch):
+    sent = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: sent.append(values) or values.mul_(3))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda *_, **__: pytest.fail("waited"))
+    values = torch.tensor([2.0, -4.0])
+    assert average_over_processes(values).tolist() == [3.0, -6.0] and sent[0] is values
