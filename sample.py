@@ -10,7 +10,6 @@ torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out 
 from degrain.models.core.threads import set_threads  # before torch: the load is measured from here on
 
 # isort: split
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -145,14 +144,7 @@ def load_networks(checkpoint: str, row: str | None, prior: PriorName | None, dev
         has = f"{checkpoint} is of stage {card.stage} and has {', '.join(networks.rows)}"
         raise InputError(f"sample: --row {row}: {has}")
     networks.check_prior(prior, checkpoint)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        return networks.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"sample: --device {device} cannot be used: {error}") from None
+    return networks.moved(device)
 
 
 def join_processes() -> tuple[int, int]:

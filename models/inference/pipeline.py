@@ -1,14 +1,16 @@
 """From seeds to images: the VAE, its prior and, after stage 2, the denoiser; or the generator of a plain GAN."""
 
+import os
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
+from typing import Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from degrain.models.core.errors import InputError
+from degrain.models.core.errors import InputError, first_line
 from degrain.models.core.images import check_tensor
 from degrain.models.core.layers import PyramidConfig
 from degrain.models.core.randomness import image_numbers, natural, noise_of_images, shown
@@ -44,6 +46,21 @@ class Networks(nn.Module):
                 network.load_state_dict(substate(state, PREFIXES[name]))
         except RuntimeError:
             raise version_error(path, f"its {name} ") from None
+
+    def moved(self, device: str | torch.device) -> Self:
+        """Move to a device: `cpu`, `cuda`, where each process of torchrun takes its own GPU, or `auto`.
+
+        Raises:
+            InputError: the device cannot be used.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        try:
+            return self.to(device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise InputError(f"device {device} cannot be used: {first_line(error)}") from None
 
 
 class Pipeline(Networks):

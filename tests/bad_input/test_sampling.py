@@ -29,7 +29,7 @@ CASES = {
         f"sample {LAST} --export new.safetensors --out a.jpg", "--out a.jpg: end it in .png, .npz or"
     ),
     "an unknown ending of an export": Case(f"sample {LAST} --export a.ckpt", "a.ckpt: end it in .safetensors"),
-    "no such device": Case(f"sample {LAST} --device gpu", "--device gpu cannot be used"),
+    "no such device": Case(f"sample {LAST} --device gpu", "device gpu cannot be used"),
     "a typo": Case(f"sample {LAST} --sede 1", "unknown name `sede`; did you mean `seed`"),
     "a typo beside an export": Case(f"sample {LAST} --exports a.safetensors", "did you mean `export`"),
     "a row of stage 2 beside an export": Case(

@@ -1,0 +1,80 @@
+"""Images of a model, by row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from degrain.models.inference.pictures import panel
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Images:
+    """Rows of B images each, (B, 3, H, W) in [0, 1] units, not clipped. A notebook shows them as `show` draws them.
+
+    A row that the model does not have is an AttributeError: a VAE has no `denoised`, a plain GAN `generated` alone, and
+    a PixelVAE `sample` alone.
+
+    Args:
+        rows: name -> images, in the order of the panel.
+    """
+
+    rows: Mapping[str, Tensor]
+
+    @property
+    def photograph(self) -> Tensor:
+        """What was reconstructed."""
+        return self._row("photograph")
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of p(x|z)."""
+        return self._row("mean")
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of p(x|z), of every pixel and channel."""
+        return self._row("std")
+
+    @property
+    def sample(self) -> Tensor:
+        """Draw from p(x|z): mean + std * noise."""
+        return self._row("sample")
+
+    @property
+    def denoised(self) -> Tensor:
+        """The denoiser's output for the draw."""
+        return self._row("denoised")
+
+    @property
+    def generated(self) -> Tensor:
+        """Output of a plain GAN."""
+        return self._row("generated")
+
+    def _row(self, name: str) -> Tensor:
+        if name not in self.rows:
+            raise AttributeError(f"no row {name}: these images have {', '.join(self.rows)}")
+        return self.rows[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    def __repr__(self) -> str:
+        return f"Images({', '.join(f'{name} {tuple(images.shape)}' for name, images in self.rows.items())})"
+
+    def show(self, columns: int = 8, tile: int = 96) -> Image.Image:
+        """Draw the labelled panel of all rows, the std as a heat map with its scale; no screen is needed.
+
+        Args:
+            columns: images a line.
+            tile: least side of an image on the panel, in pixels; small ones are enlarged by a whole factor.
+
+        Raises:
+            InputError: there are values that are not finite.
+        """
+        rows = {name: images.detach() for name, images in self.rows.items()}
+        return panel(rows, columns=columns, tile=tile)
+
+    def _repr_png_(self) -> bytes | None:
+        return self.show()._repr_png_()
