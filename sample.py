@@ -28,7 +28,8 @@ from tqdm import tqdm
 from degrain.models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
 from degrain.models.core.errors import InputError
 from degrain.models.core.files import folder_made, locked, refuse_unwritable, replacing
-from degrain.models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
+from degrain.models.inference.checkpoint import SUFFIX
+from degrain.models.inference.export import write_export
 from degrain.models.inference.pictures import as_pictures, panel
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
 from degrain.models.vae.latent_prior import PriorName
@@ -60,7 +61,8 @@ def sample(
     """Draw images from a checkpoint, or export it.
 
     Args:
-        checkpoint: file of either stage, or of a plain GAN, whose row is `generated`; or an export of one.
+        checkpoint: file of either stage, or of a plain GAN, whose row is `generated`; or an export of one, also
+            hf://USER/NAME on the Hugging Face Hub.
         n: number of images.
         seed: image i depends on (seed, i) alone.
         out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
@@ -71,7 +73,8 @@ def sample(
         batch_size: images decoded at once; on a CPU more are slower, on a GPU faster.
         device: `cpu`, `cuda`, or `auto`; each process of torchrun takes its own GPU.
         export: FILE.safetensors to write VAE, prior and, for stage 2, the denoiser's moving average to, in half
-            precision and without what only training needs. Images are then drawn only if --out is given, too.
+            precision and without what only training needs; or DIR/ for a folder with a model card, as the Hugging Face
+            Hub wants it. Images are then drawn only if --out is given, too.
         overwrite: replace existing files at `out` and `export`.
         precision: of the networks' products. `bf16` is faster where the processor has it, and changes about a quarter
             of the 8-bit values, nearly all by one level (docs/speed.md).
@@ -102,7 +105,7 @@ def write(
     rank, world = join_processes()  # after the checks: no process may write while others still check what exists
     chosen = set_threads(threads, processes=world, own_processes=world)
     if export is not None and rank == 0:
-        write_export(checkpoint, Path(export))
+        write_export(checkpoint, export)
     if out is not None:
         if rank == 0:
             print(chosen)
@@ -118,8 +121,8 @@ def check_arguments(n: int, seed: int, batch_size: int, out: str | None, export:
         raise InputError(f"sample: --n {n} and --batch_size {batch_size} must be at least 1, --seed {seed} at least 0")
     if out is not None and not is_folder(out) and Path(out).suffix not in (".png", ".npz"):
         raise InputError(f"sample: --out {out}: end it in .png, .npz or, for single images, in /")
-    if export is not None and Path(export).suffix != SUFFIX:
-        raise InputError(f"sample: --export {export}: end it in {SUFFIX}")
+    if export is not None and not is_folder(export) and Path(export).suffix != SUFFIX:
+        raise InputError(f"sample: --export {export}: end it in {SUFFIX} or, for a folder with a model card, in /")
     for option, target in (("out", out), ("export", export)):
         if target is None or overwrite:
             continue
@@ -260,14 +263,6 @@ def clear(part: Path) -> None:
         image.unlink()
     with suppress(OSError):
         part.rmdir()
-
-
-def write_export(checkpoint: str, target: Path) -> None:
-    """Write the export of a checkpoint and print its size."""
-    content = to_export(*read_checkpoint(checkpoint))
-    with replacing(target) as part:
-        part.write_bytes(content)
-    print(f"exported: {target} ({len(content):,} bytes)")
 
 
 def main(args: list[str] | None = None) -> None:

@@ -142,15 +142,19 @@ def version_error(path: str | Path, part: str = "") -> InputError:
 
 def to_export(card: Card, state: dict[str, Tensor]) -> bytes:
     """Return the content of an export; exporting an export gives the same bytes."""
-    of_stage = {"vae": "VAE and prior", "gan": "VAE, prior and the denoiser's moving average"}
-    networks = of_stage.get(card.stage, "the generator's moving average")
-    content = f"{networks}, nothing else of training; float16 but for vectors and {FLOAT32}"
-    card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=content)
+    card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=content_of(card))
     fields = asdict(card)
     del fields["settings"], fields["threads"]  # a toy's, which has no export, and the run's
     if card.prior_note is None:
         del fields["prior_note"]
     return to_safetensors(fields, drawing_state(state))
+
+
+def content_of(card: Card) -> str:
+    """Say in words what an export holds."""
+    of_stage = {"vae": "VAE and prior", "gan": "VAE, prior and the denoiser's moving average"}
+    networks = of_stage.get(card.stage, "the generator's moving average")
+    return f"{networks}, nothing else of training; float16 but for vectors and {FLOAT32}"
 
 
 def to_safetensors(card: dict[str, Any], state: dict[str, Tensor]) -> bytes:

@@ -37,7 +37,7 @@ def downloaded(address: str) -> Path:
     if found is None:
         raise InputError(f"{address}: is no address of the hub; write hf://USER/NAME or hf://USER/NAME@REVISION/FILE")
     repository, revision, file = found["repository"], found["revision"] or "main", found["file"] or WEIGHTS
-    by_hand = f"download https://huggingface.co/{repository}/resolve/{revision}/{file} and give the path of that file"
+    by_hand = f"download https://huggingface.co/{repository}/resolve/{revision}/{file} and give its path"
     try:
         from huggingface_hub import hf_hub_download  # here: an extra, which nothing else needs
     except ImportError:
