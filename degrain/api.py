@@ -25,7 +25,6 @@ From a photograph to its code and back:
 ['photograph', 'mean', 'std', 'sample', 'denoised']
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -34,13 +33,14 @@ from PIL import Image
 from torch import Tensor
 
 from degrain.data.decode import Crop
-from degrain.images import Images
+from degrain.images import Images, in_batches
 from degrain.models.core.errors import InputError
 from degrain.models.core.gaussian import Gaussian
 from degrain.models.core.images import check_tensor
 from degrain.models.core.randomness import natural
 from degrain.models.inference.checkpoint import Card
 from degrain.models.inference.pipeline import DRAW_STREAMS, Pipeline, PlainPipeline, load_pipeline
+from degrain.models.inference.variations import variations
 from degrain.models.vae.latent_prior import PriorName
 from degrain.models.vae.network import Posterior
 from degrain.photographs import Photographs, to_batch
@@ -53,7 +53,7 @@ def load(source: str | Path, device: str | torch.device = "auto", precision: Lit
         source: a checkpoint or an export of either stage or of a plain GAN; a folder with a model.safetensors, as
             `sample.py --export DIR/` writes it; or hf://USER/NAME, such a folder on the Hugging Face Hub.
         device: `cpu`, `cuda`, or `auto`, a GPU if there is one.
-        precision: of the products of `sample`, as in sample.py.
+        precision: of the networks' products, as in sample.py.
 
     Raises:
         InputError: the file cannot be read or downloaded, or the device cannot be used.
@@ -121,6 +121,8 @@ class Model:
         *,
         first: int = 0,
         prior: PriorName | None = None,
+        temperature: float = 1,
+        noise: float = 1,
         batch_size: int = 32,
     ) -> Images:
         """Draw images `first` to `first + n - 1` of a seed: those of sample.py, bit for bit with its batch size.
@@ -130,16 +132,31 @@ class Model:
             seed: 0 or more; image i depends on (seed, i) alone.
             first: number of the first image.
             prior: of z, one of `priors`; by default the best.
+            temperature: scale of z around the prior's mean.
+            noise: scale of the noise of the pixels; a plain GAN has none.
             batch_size: images computed at once.
 
         Raises:
             InputError: an argument out of range, or no such prior.
         """
-        return _batched(lambda numbers: self.networks.draw(seed, numbers, prior), n, first, batch_size)
+
+        def rows(numbers: range) -> dict[str, Tensor]:
+            return self.networks.draw(seed, numbers, prior, temperature, noise)
+
+        return in_batches(rows, n, first, batch_size)
+
+    def codes(
+        self, n: int, seed: int = 0, *, first: int = 0, prior: PriorName | None = None, temperature: float = 1
+    ) -> Tensor:
+        """Return the codes z (n, D) of the images that `sample` draws for the same arguments."""
+        numbers = range(natural(first, "first"), first + natural(n, "n"))
+        return self.networks.codes(seed, numbers, prior, temperature).z.clone()  # see in_batches
 
     def encode(self, photographs: Photographs, *, crop: Crop | None = None) -> Posterior:
         """Return q(z|x): mean and std (B, D), and `sample(noise)`; with a flow its `base` has them, before the flow."""
-        return self._pipeline.vae.encode(self._batch(photographs, crop))
+        vae = self._pipeline.vae
+        with self.networks.precision():
+            return vae.encode(self._batch(photographs, crop))
 
     def decode(self, z: Tensor) -> Gaussian:
         """Return p(x|z) for codes (B, D): mean and std (B, 3, S, S), and `sample(noise)`.
@@ -154,7 +171,8 @@ class Model:
         check_tensor("codes z", z, ("B", self.latents), self._weight)
         if bad := int((~z.isfinite()).sum()):
             raise InputError(f"codes z: {bad:,} of {z.numel():,} values are not finite")
-        return vae.decode(z)
+        with self.networks.precision():
+            return vae.decode(z)
 
     def denoise(self, p: Gaussian, draw: Tensor | None = None, *, seed: int = 0, first: int = 0) -> Tensor:
         """Denoise draws of p(x|z): images (B, 3, S, S).
@@ -175,9 +193,12 @@ class Model:
         check_tensor("mean of p", p.mean, ("B", 3, self.size, self.size), self._weight)
         if draw is None:
             numbers = range(natural(first, "first"), first + len(p.mean))
-            return pipeline.denoiser(pipeline.noises(seed, numbers, DRAW_STREAMS)[1], p)
-        check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
-        return pipeline.denoiser((draw - p.mean) / p.std, p)
+            noise = pipeline.noises(seed, numbers, DRAW_STREAMS)[1]
+        else:
+            check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
+            noise = (draw - p.mean) / p.std
+        with pipeline.precision():
+            return pipeline.denoiser(noise, p)
 
     def reconstruct(
         self,
@@ -186,22 +207,44 @@ class Model:
         *,
         first: int = 0,
         crop: Crop | None = None,
+        temperature: float = 1,
+        noise: float = 1,
         batch_size: int = 32,
     ) -> Images:
         """Draw z from q(z|x) of each photograph, and images from p(x|z): the rows of `sample` below the photographs.
 
-        Photograph i depends on (seed, first + i) alone. InputError as in `encode` and `sample`.
+        Photograph i depends on (seed, first + i) alone. The temperature scales the noise of z: 0 gives the mean of a
+        Gaussian q(z|x). InputError as in `encode` and `sample`.
         """
         pipeline, x = self._pipeline, self._batch(photographs, crop).detach()
 
         def rows(numbers: range) -> dict[str, Tensor]:
             part = x[numbers.start - first : numbers.stop - first]
-            return {"photograph": part} | pipeline.reconstruct(seed, numbers, part)
+            return {"photograph": part} | pipeline.reconstruct(seed, numbers, part, temperature, noise)
 
-        return _batched(rows, len(x), first, batch_size)
+        return in_batches(rows, len(x), first, batch_size)
 
-    def variations(self, n: int = 4, seed: int = 0, *, count: int = 4, first: int = 0, batch_size: int = 8) -> Images:
-        """Denoise draws of `sample` with `count` other noises: do they differ where the decoder's std is large?
+    def variations(
+        self,
+        n: int | None = None,
+        seed: int = 0,
+        *,
+        photographs: Photographs | None = None,
+        count: int = 4,
+        first: int = 0,
+        crop: Crop | None = None,
+        batch_size: int = 8,
+    ) -> Images:
+        """Denoise each image with several noises: do they differ where the decoder's std is large?
+
+        Args:
+            n: number of draws, those of `sample`.
+            seed: 0 or more.
+            photographs: instead of n: to reconstruct, as `reconstruct` does.
+            count: number of noises, at least 2.
+            first: number of the first image.
+            crop: of the photographs.
+            batch_size: images computed at once, with all their noises.
 
         Returns:
             Rows `mean`, `denoised 1` to `denoised COUNT`, `std of denoised` and `std`.
@@ -210,7 +253,15 @@ class Model:
             InputError: an argument out of range, or the model has no denoiser.
         """
         pipeline = self._pipeline
-        return _batched(lambda numbers: pipeline.variations(seed, numbers, count), n, first, batch_size)
+        x = None if photographs is None else self._batch(photographs, crop).detach()
+        if (n is None) == (x is None):
+            raise InputError("variations: give either n, of draws, or photographs")
+
+        def rows(numbers: range) -> dict[str, Tensor]:
+            part = None if x is None else x[numbers.start - first : numbers.stop - first]
+            return variations(pipeline, seed, numbers, count, part)
+
+        return in_batches(rows, n or 0 if x is None else len(x), first, batch_size)
 
     def show(self, images: Images | Tensor, columns: int = 8, tile: int = 96) -> Image.Image:
         """Draw a panel of images, or of a tensor (B, 3, H, W) or (3, H, W), clipped to [0, 1]; see `Images.show`."""
@@ -235,16 +286,3 @@ class Model:
 
     def _batch(self, photographs: Photographs, crop: Crop | None) -> Tensor:
         return to_batch(photographs, self.size, crop, self._weight)
-
-
-def _batched(draw: Callable[[range], dict[str, Tensor]], n: int, first: int, batch_size: int) -> Images:
-    """Draw images `first` to `first + n - 1` in batches, and join these row by row.
-
-    The joined tensors are normal ones, which autograd may save; those of the pipeline are inference tensors.
-    """
-    n, first, batch_size = natural(n, "n"), natural(first, "first"), natural(batch_size, "batch_size")
-    if not n or not batch_size:
-        raise InputError(f"n {n} and batch_size {batch_size}: must be at least 1")
-    numbers = range(first, first + n)
-    batches = [draw(numbers[start : start + batch_size]) for start in range(0, n, batch_size)]
-    return Images({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})

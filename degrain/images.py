@@ -1,11 +1,14 @@
 """Images of a model, by row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from degrain.models.core.errors import InputError
+from degrain.models.core.randomness import natural
 from degrain.models.inference.pictures import panel
 
 
@@ -78,3 +81,16 @@ class Images:
 
     def _repr_png_(self) -> bytes | None:
         return self.show()._repr_png_()
+
+
+def in_batches(draw: Callable[[range], dict[str, Tensor]], n: int, first: int, batch_size: int) -> Images:
+    """Draw images `first` to `first + n - 1` in batches, and join these row by row.
+
+    The joined tensors are normal ones, which autograd may save; those of the pipeline are inference tensors.
+    """
+    n, first, batch_size = natural(n, "n"), natural(first, "first"), natural(batch_size, "batch_size")
+    if not n or not batch_size:
+        raise InputError(f"n {n} and batch_size {batch_size}: must be at least 1")
+    numbers = range(first, first + n)
+    batches = [draw(numbers[start : start + batch_size]) for start in range(0, n, batch_size)]
+    return Images({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})

@@ -127,7 +127,7 @@ def test_a_reconstruction_depends_on_seed_and_number_alone(model):
 
 def test_denoise_draws_by_seed_as_sample_does(model):
     drawn = model.sample(4, seed=5)
-    z = model.networks.prior(model.networks.noises(5, range(4), (0, 1))[0])
+    z = model.codes(4, seed=5)
     assert torch.equal(model.denoise(model.decode(z), seed=5), drawn.denoised)
     torch.testing.assert_close(
         model.denoise(model.decode(z[1:]), seed=5, first=1), drawn.denoised[1:], atol=1e-5, rtol=0
@@ -139,6 +139,25 @@ def test_variations_share_z_and_mean(model):
     assert list(made.rows) == ["mean", "denoised 1", "denoised 2", "std of denoised", "std"]
     torch.testing.assert_close(made.mean, model.sample(3, seed=2).mean, atol=1e-5, rtol=0)
     assert not torch.equal(made.rows["denoised 1"], made.rows["denoised 2"])
+    x = photographs(32, 3)
+    of_photographs = model.variations(photographs=x, seed=2, count=2, batch_size=2)
+    torch.testing.assert_close(of_photographs.mean, model.reconstruct(x, seed=2).mean, atol=1e-5, rtol=0)
+
+
+def test_temperature_and_noise_are_scales(model):
+    cold, x = model.sample(2, temperature=0, noise=0), photographs(32)
+    assert torch.equal(cold.mean[0], cold.mean[1]) and torch.equal(cold.sample, cold.mean)
+    assert torch.equal(model.decode(model.codes(2, temperature=0)).mean, cold.mean)
+    cold = model.reconstruct(x, temperature=0, noise=0)
+    assert torch.equal(cold.mean, model.decode(model.encode(x).mean).mean) and torch.equal(cold.sample, cold.mean)
+
+
+def test_bf16_holds_for_every_step(trained):
+    model, x = degrain.load(trained.gan / "last.ckpt", "cpu", precision="bf16"), photographs(32)
+    whole, p = model.reconstruct(x, temperature=0), model.decode(model.encode(x).mean)
+    assert p.mean.dtype == whole.denoised.dtype == torch.float32
+    assert torch.equal(p.mean, whole.mean)
+    assert model.denoise(p, whole.sample).sub(whole.denoised).abs().max() < 0.02  # bf16, of a noise that is rounded
 
 
 # --- gradients
@@ -201,7 +220,13 @@ CALLS: dict[str, tuple[Callable[[degrain.Model], Any], str]] = {
     "other codes": (lambda m: m.decode(torch.zeros(2, 7)), "codes z (2, 7): must be (B, 5)"),
     "broken codes": (lambda m: m.decode(torch.full((2, 5), torch.inf)), "codes z: 10 of 10 values are not finite"),
     "no denoiser": (lambda m: m.denoise(m.decode(torch.zeros(1, 5))), "denoise: a model of stage 1 has no denoiser"),
-    "no variations": (lambda m: m.variations(1), "variations: a checkpoint of stage 1 has no denoiser"),
+    "no variations": (lambda m: m.variations(1), "variations: this checkpoint has no denoiser"),
+    "variations of what": (lambda m: m.variations(), "variations: give either n, of draws, or photographs"),
+    "no draws": (lambda m: m.variations(0), "n 0 and batch_size 8: must be at least 1"),
+    "variations of both": (lambda m: m.variations(1, photographs=photographs(32)), "variations: give either n, of dr"),
+    "no codes": (lambda m: m.codes(0), "numbers range(0, 0): give several numbers of images"),
+    "temperature": (lambda m: m.sample(1, temperature=-1), "temperature -1: must be"),
+    "noise": (lambda m: m.reconstruct(photographs(32), noise="loud"), "noise 'loud': must be"),
     "other photographs": (lambda m: m.encode(torch.zeros(2, 32, 32, 3)), "images (2, 32, 32, 3): a tensor must be"),
     "fewer after": (lambda m: m.reconstruct(photographs(32), first=-1), "first -1: must be an integer"),
     "no device": (lambda m: m.to("gpu"), "device gpu cannot be used: "),
