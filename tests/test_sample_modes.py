@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from degrain.models.inference.drawing import latents_by_information
 from degrain.models.inference.pictures import GAP, panel, to_uint8
 from degrain.models.inference.pipeline import Pipeline, load_pipeline
 from degrain.models.inference.variations import variations
+from degrain.models.inference.writing import write_array
 from tests.bad_input.cases import photograph
 
 
@@ -174,6 +176,19 @@ def test_an_array_is_written_as_numpy_does(trained):
     images = run(trained, "a.npz", "--n", "5", "--batch_size", "2")
     np.savez("b.npz", images=images)
     assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+
+
+def test_an_array_is_never_in_memory(tmp_path):
+    batch = np.zeros((32, 64, 64, 3), np.uint8)
+    tracemalloc.start()
+    try:
+        write_array(tmp_path / "a.npz", iter([batch] * 100), 3200)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * batch.nbytes
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["images"].shape == (3200, 64, 64, 3)
 
 
 # --- several processes
