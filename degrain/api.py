@@ -263,11 +263,13 @@ class Model:
 
         return in_batches(rows, n or 0 if x is None else len(x), first, batch_size)
 
-    def show(self, images: Images | Tensor, columns: int = 8, tile: int = 96) -> Image.Image:
+    def show(
+        self, images: Images | Tensor, columns: int = 8, scale: int | None = None, labels: bool = True
+    ) -> Image.Image:
         """Draw a panel of images, or of a tensor (B, 3, H, W) or (3, H, W), clipped to [0, 1]; see `Images.show`."""
         if isinstance(images, Tensor):
             images = Images({"images": images[None] if images.ndim == 3 else images})
-        return images.show(columns, tile)
+        return images.show(columns, scale, labels)
 
     def __repr__(self) -> str:
         names = f"rows {', '.join(self.rows)}; priors {', '.join(self.priors)}"

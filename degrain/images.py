@@ -67,18 +67,22 @@ class Images:
     def __repr__(self) -> str:
         return f"Images({', '.join(f'{name} {tuple(images.shape)}' for name, images in self.rows.items())})"
 
-    def show(self, columns: int = 8, tile: int = 96) -> Image.Image:
-        """Draw the labelled panel of all rows, the std as a heat map with its scale; no screen is needed.
+    def show(self, columns: int = 8, scale: int | None = None, labels: bool = True) -> Image.Image:
+        """Draw the panel of all rows, the std as a heat map; no screen is needed.
 
         Args:
             columns: images a line.
-            tile: least side of an image on the panel, in pixels; small ones are enlarged by a whole factor.
+            scale: enlargement of the images; by default the least that brings them to 96 pixels.
+            labels: whether names of the rows and the heat map's scale are drawn.
 
         Raises:
-            InputError: there are values that are not finite.
+            InputError: there are values that are not finite, or columns or scale are no numbers from 1 on.
         """
         rows = {name: images.detach() for name, images in self.rows.items()}
-        return panel(rows, columns=columns, tile=tile)
+        for name, value in (("columns", columns), ("scale", 1 if scale is None else scale)):
+            if natural(value, name) < 1:
+                raise InputError(f"{name} {value}: must be at least 1")
+        return panel(rows, columns, scale, labels)
 
     def _repr_png_(self) -> bytes:
         content = io.BytesIO()

@@ -35,7 +35,7 @@ class Codes:
     def __len__(self) -> int:
         return len(self.z)
 
-    def __getitem__(self, index: slice | list[int]) -> "Codes":
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "Codes":
         """Select images of the batch."""
         return Codes(self.z[index], self.noise[index])
 

@@ -134,7 +134,7 @@ class Pipeline(Networks):
                 images["denoised"] = self.denoiser(noise, p)
         return images
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def codes(
         self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
     ) -> Codes:
@@ -157,7 +157,7 @@ class Pipeline(Networks):
         z = torch.lerp(centre.expand_as(z), z, checked_scale("temperature", temperature))
         return Codes(z.float(), checked_scale("noise", noise) * pixels)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def codes_of(self, seed: int, numbers: Numbers, x: Tensor, temperature: float = 1, noise: float = 1) -> Codes:
         """Draw the codes of photographs `numbers`, x (B, 3, H, W) in [0, 1]: z ~ q(z|x).
 
@@ -210,7 +210,7 @@ class PlainPipeline(Networks):
         if prior not in (None, *self.priors):
             raise InputError(f"prior {prior}: {source} has {', '.join(self.priors)}; a plain GAN has no other")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def codes(
         self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
     ) -> Codes:

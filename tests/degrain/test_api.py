@@ -192,11 +192,13 @@ def test_drawn_images_can_train_another_network(model):
 
 def test_images_show_as_a_panel(model, tmp_path):
     drawn = model.sample(3)
-    panel = drawn.show(columns=2, tile=32)
+    panel = drawn.show(columns=2, scale=1)
     assert isinstance(panel, Image.Image) and panel.height > 2 * 4 * 32
     assert drawn._repr_png_().startswith(b"\x89PNG")
     for same in (drawn, drawn.denoised, drawn.denoised[0], torch.zeros(1, 3, 32, 32, requires_grad=True)):
         assert isinstance(model.show(same), Image.Image)
+    assert refusal(lambda: drawn.show(columns=0)) == "columns 0: must be at least 1"
+    assert refusal(lambda: drawn.show(scale=0.5)) == "scale 0.5: must be an integer, 0 or more"
     broken = degrain.Images({"mean": torch.full((1, 3, 32, 32), torch.nan)})
     assert "values are not finite" in refusal(broken.show)
 

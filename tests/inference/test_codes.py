@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from degrain.models.core.errors import InputError
+from degrain.models.gan.generator import Generator, GeneratorConfig
 from degrain.models.inference.codes import Codes, information, interpolate, spherical, traverse
-from degrain.models.inference.pipeline import Pipeline
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline
 from degrain.models.inference.variations import variations
 from degrain.models.vae.latent_prior import Mixture
 from tests.inference.test_checkpoint import small_pipeline
@@ -126,6 +127,16 @@ def test_variations_are_of_the_codes_of_draws_and_photographs(pipeline):
     assert torch.equal(variations(pipeline, 0, range(2), 2, x)["mean"], pipeline.reconstruct(0, range(2), x)["mean"])
     still = variations(pipeline, 0, range(2), 2, noise=0)
     assert torch.equal(still["denoised 1"], still["denoised 2"])
+
+
+def test_a_plain_gan_has_codes_without_noise():
+    networks = PlainPipeline(Generator(32, GeneratorConfig((8, 8), patch=4, latent=4)))
+    codes = networks.codes(0, range(2))
+    assert codes.noise.shape == (2, 0)
+    assert torch.equal(networks.codes(0, range(2), temperature=0.5).z, 0.5 * codes.z)
+    middle = interpolate(codes[:1], codes[1:], torch.tensor([0.5]), networks.prior)
+    torch.testing.assert_close(middle.z, spherical(codes.z[:1], codes.z[1:], torch.tensor([0.5])))
+    assert networks.render(*middle)["generated"].shape == (1, 3, 32, 32)
 
 
 def test_codes_are_selected_and_joined(pipeline):
