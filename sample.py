@@ -1,8 +1,9 @@
-"""Draw images from a checkpoint, or export the weights that they are drawn with; nothing else is needed.
+"""Draw images from a checkpoint, reconstruct photographs with it, or export it; nothing else is needed.
 
 python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # rows mean, std, sample, denoised
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
-python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples.npz --row mean
+python sample.py runs/demo_gan/last.ckpt --images path/to/faces              # photographs and their reconstructions
+python sample.py runs/demo_gan/last.ckpt --interpolate true --steps 60 --out path.webp     # an animation
 python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # can be used like the checkpoint
 torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # in four processes
 """
@@ -11,148 +12,99 @@ from degrain.models.core.threads import set_threads  # before torch: the load is
 
 # isort: split
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-import torch
 import torch.distributed as processes
 from jsonargparse import auto_cli
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 
+from degrain.data.photographs import read_photographs
 from degrain.models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
 from degrain.models.core.errors import InputError
-from degrain.models.core.files import folder_made, locked, refuse_unwritable, replacing
-from degrain.models.inference.checkpoint import SUFFIX, read_checkpoint, to_export
-from degrain.models.inference.pictures import as_pictures, panel
+from degrain.models.inference import drawing
+from degrain.models.inference.checkpoint import Card
+from degrain.models.inference.drawing import Plan, Sources
+from degrain.models.inference.export import write_export
+from degrain.models.inference.options import STEPS, Options, numbers_of
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
-from degrain.models.vae.latent_prior import PriorName
+from degrain.models.inference.writing import Batches, Look, write_images
 
-PART, LOCK, IMAGES = ".part-of-images-", ".images.lock", "[0-9]" * 6 + ".png"
-"""In a folder of single images: names of the folders that they are written in, of the lock, and of the images."""
-
-Batches = Iterator[tuple[int, dict[str, Tensor]]]
-"""(number of the first image, its batch by row), for every batch."""
-
-Draw = Callable[[range], dict[str, Tensor]]
-"""From numbers of images to their rows."""
+DRAWS = {"variations": 4, "interpolate": 2, "traverse": 1}
+"""Draws of each mode, unless --n says how many."""
 
 
-def sample(
-    checkpoint: str,
-    n: int = 64,
-    seed: int = 0,
-    out: str | None = None,
-    row: Literal["mean", "std", "sample", "denoised", "generated"] | None = None,
-    prior: PriorName | None = None,
-    batch_size: int = 32,
-    device: str = "auto",
-    export: str | None = None,
-    overwrite: bool = False,
-    precision: Literal["32", "bf16"] = "32",
-    threads: int | None = None,
-) -> None:
+def sample(options: Options) -> None:
     """Draw images from a checkpoint, or export it.
-
-    Args:
-        checkpoint: file of either stage, or of a plain GAN, whose row is `generated`; or an export of one.
-        n: number of images.
-        seed: image i depends on (seed, i) alone.
-        out: FILE.png for a labelled panel of all rows, DIR/ for single images, FILE.npz for `images` (N, H, W, 3);
-            by default samples.png, or with --export nothing.
-        row: which row is written as single images or arrays, by default the last; std as a heat map from 0 to 0.2.
-        prior: `standard`, N(0, I), or instead of it `flow`, trained with the VAE; `fitted`, the Gaussian of q(z);
-            `learned`, a mixture; by default the best, or the flow.
-        batch_size: images decoded at once; on a CPU more are slower, on a GPU faster.
-        device: `cpu`, `cuda`, or `auto`; each process of torchrun takes its own GPU.
-        export: FILE.safetensors to write VAE, prior and, for stage 2, the denoiser's moving average to, in half
-            precision and without what only training needs. Images are then drawn only if --out is given, too.
-        overwrite: replace existing files at `out` and `export`.
-        precision: of the networks' products. `bf16` is faster where the processor has it, and changes about a quarter
-            of the 8-bit values, nearly all by one level (docs/speed.md).
-        threads: of each process; by default OMP_NUM_THREADS, or one for each free core.
 
     Raises:
         InputError: an argument is out of range, the checkpoint unreadable, or a file exists already.
     """
-    out = "samples.png" if out is None and export is None else out
-    check_arguments(n, seed, batch_size, out, export, overwrite)
-    networks = load_networks(checkpoint, row, prior, device)
-    networks.bf16 = precision == "bf16"
-    draw = partial(networks.draw, seed, prior=prior)
-    write(checkpoint, export, out, draw, n, batch_size, row or networks.rows[-1], threads)
-
-
-def write(
-    checkpoint: str,
-    export: str | None,
-    out: str | None,
-    draw: Draw,
-    n: int,
-    batch_size: int,
-    row: str,
-    threads: int | None,
-) -> None:
-    """Write the export and the images; torchrun's processes share the images."""
+    options.check()
+    card, networks = load_networks(options)
+    plan = None if options.target is None else planned(options, card, networks)
+    networks.bf16 = options.precision == "bf16"
     rank, world = join_processes()  # after the checks: no process may write while others still check what exists
-    chosen = set_threads(threads, processes=world, own_processes=world)
-    if export is not None and rank == 0:
-        write_export(checkpoint, Path(export))
-    if out is not None:
+    chosen = set_threads(options.threads, processes=world, own_processes=world)
+    if options.export is not None and rank == 0:
+        write_export(options.checkpoint, options.export)
+    if plan is not None:
         if rank == 0:
             print(chosen)
-        batches = [range(n)[first : first + batch_size] for first in range(0, n, batch_size)[rank::world]]
-        write_images(out, draw_batches(draw, batches, silent=rank > 0), row, rank)
+        look = Look(options.row, options.columns, options.scale, options.labels)
+        write_images(options.target, Batches(plan, options.batch_size, rank, world), look)
     if world > 1:
         processes.destroy_process_group()
 
 
-def check_arguments(n: int, seed: int, batch_size: int, out: str | None, export: str | None, overwrite: bool) -> None:
-    """Refuse numbers out of range, file names without a known ending, and files that would be lost."""
-    if n < 1 or seed < 0 or batch_size < 1:
-        raise InputError(f"sample: --n {n} and --batch_size {batch_size} must be at least 1, --seed {seed} at least 0")
-    if out is not None and not is_folder(out) and Path(out).suffix not in (".png", ".npz"):
-        raise InputError(f"sample: --out {out}: end it in .png, .npz or, for single images, in /")
-    if export is not None and Path(export).suffix != SUFFIX:
-        raise InputError(f"sample: --export {export}: end it in {SUFFIX}")
-    for option, target in (("out", out), ("export", export)):
-        if target is None or overwrite:
-            continue
-        if any(map(is_users, Path(target).iterdir())) if Path(target).is_dir() else Path(target).exists():
-            raise InputError(f"sample: {target} exists; choose another --{option} or pass --overwrite true")
+def load_networks(options: Options) -> tuple[Card, Pipeline | PlainPipeline]:
+    """Load the networks on a device, and refuse a prior or a device that there is not."""
+    card, networks = load_pipeline(options.checkpoint)
+    networks.check_prior(options.prior, options.checkpoint)
+    return card, networks.moved(options.device)
 
 
-def is_folder(out: str) -> bool:
-    """Return True for a folder, existing or new, which single images are written to."""
-    return out.endswith("/") or Path(out).is_dir()
+def planned(options: Options, card: Card, networks: Pipeline | PlainPipeline) -> Plan:
+    """Return what is drawn; refuse what the checkpoint cannot do."""
+    seeds, photographs, n = numbers_of(options.seed, "seed"), None, options.n
+    quiet = is_helper()
+    if options.images is not None:
+        if networks.vae is None:
+            raise InputError(f"sample: --images: {options.checkpoint} is a plain GAN's, which has no encoder")
+        photographs = read_photographs(options.images, (card.data or {}).get("crop"), card.size, n, quiet)
+        n = len(photographs)
+    n = n or DRAWS.get("".join(options.modes), 64)
+    sources = Sources(networks, seeds, n, options.prior, options.temperature, options.noise, photographs)
+    sources.codes([0])  # refuses what the networks do not take
+    steps = options.steps or STEPS
+    if options.variations is not None:
+        plan = drawing.varied(sources, options.variations)
+    elif options.interpolate:
+        plan = drawing.interpolated(sources, steps)
+    elif options.traverse is not None:
+        plan = drawing.traversed(sources, latents(options, networks, quiet), steps)
+    else:
+        plan = drawing.plain(sources)
+    if options.row not in (None, *plan.rows):
+        has = f"{options.checkpoint} is of stage {card.stage} and has {', '.join(plan.rows)}"
+        raise InputError(f"sample: --row {options.row}: {has}")
+    return plan
 
 
-def is_users(path: Path) -> bool:
-    """Return True unless a killed call has left this file or folder."""
-    return path.name != LOCK and not path.name.startswith(PART)
+def latents(options: Options, networks: Pipeline | PlainPipeline, quiet: bool) -> list[int]:
+    """Return the latents to traverse, and print what they tell."""
+    ranks = numbers_of(options.traverse, "traverse")
+    order, nats = drawing.latents_by_information(networks)
+    if max(ranks) >= len(order):
+        raise InputError(
+            f"sample: --traverse {options.traverse}: there are {len(order)} latents, 0 to {len(order) - 1}"
+        )
+    if not quiet:
+        told = ", ".join(f"{rank} is z[{order[rank]}] ({nats[rank]:.2f} nats)" for rank in ranks)
+        print(f"latents by what they tell of an image: {told}")
+    return [order[rank] for rank in ranks]
 
 
-def load_networks(checkpoint: str, row: str | None, prior: PriorName | None, device: str) -> Pipeline | PlainPipeline:
-    """Load the networks on a device, and refuse a row, a prior or a device that there is not."""
-    card, networks = load_pipeline(checkpoint)
-    if row not in (None, *networks.rows):
-        has = f"{checkpoint} is of stage {card.stage} and has {', '.join(networks.rows)}"
-        raise InputError(f"sample: --row {row}: {has}")
-    networks.check_prior(prior, checkpoint)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        return networks.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"sample: --device {device} cannot be used: {error}") from None
+def is_helper() -> bool:
+    """Return True for all processes of torchrun but the first, which speaks for them."""
+    return processes.is_torchelastic_launched() and os.environ.get("RANK", "0") != "0"
 
 
 def join_processes() -> tuple[int, int]:
@@ -163,127 +115,13 @@ def join_processes() -> tuple[int, int]:
     return processes.get_rank(), processes.get_world_size()
 
 
-def wait() -> None:
-    """Wait for the other processes, if there are any."""
-    if processes.is_initialized():
-        processes.barrier()
-
-
-def gather(batches: list[tuple[int, Any]]) -> list[Any]:
-    """Collect the batches of all processes in the order of the first images' numbers; empty but on the first one."""
-    if processes.is_initialized():
-        parts = [[] for _ in range(processes.get_world_size())] if processes.get_rank() == 0 else None
-        processes.gather_object(batches, parts)
-        batches = sum(parts or [], [])
-    return [batch for _, batch in sorted(batches, key=lambda numbered: numbered[0])]
-
-
-def draw_batches(draw: Draw, batches: list[range], silent: bool) -> Batches:
-    """Draw this process's batches, on the CPU, with a progress bar if there are several; print the speed at the end."""
-    seconds = 0.0
-    for numbers in tqdm(batches, "sampling", unit="batch", disable=silent or len(batches) < 2):
-        start = time.perf_counter()
-        rows = {name: images.cpu() for name, images in draw(numbers).items()}
-        seconds += time.perf_counter() - start
-        yield numbers.start, rows
-    if not silent:
-        drawn = sum(map(len, batches))
-        print(f"drawn: {drawn:,} images, {drawn / seconds:.1f} images/s")
-
-
-def write_images(out: str, batches: Batches, row: str, rank: int) -> None:
-    """Write one row as single images or as an array, or the panel of all rows, as the ending of `out` says.
-
-    Each process writes its own single images; the first one writes everything else.
-    """
-    target = Path(out)
-    if is_folder(out):
-        write_single_images(target, batches, row, rank)
-    elif target.suffix == ".npz":
-        pictures = gather([(first, as_pictures(row, rows[row])) for first, rows in batches])
-        if rank == 0:
-            with replacing(target) as part:
-                np.savez(part, images=np.concatenate(pictures))
-    else:
-        drawn = gather(list(batches))
-        if rank == 0:
-            picture = panel({name: torch.cat([rows[name] for rows in drawn]) for name in drawn[0]})
-            with replacing(target) as part:
-                picture.save(part)
-    if rank == 0:
-        print(f"wrote: {out}")
-
-
-def write_single_images(folder: Path, batches: Batches, row: str, rank: int) -> None:
-    """Write one row, one file per image; the images of an earlier call stay until all new ones are on disk."""
-    with refuse_unwritable(f"{folder}/"), ExitStack() as stack:
-        stack.enter_context(folder_made(folder))
-        if rank == 0:
-            stack.enter_context(claimed(folder))
-        wait()
-        part = stack.enter_context(temporary(folder / f"{PART}{rank}"))
-        for first, rows in batches:
-            for i, picture in enumerate(as_pictures(row, rows[row]), start=first):
-                Image.fromarray(picture).save(part / f"{i:06d}.png")
-        wait()
-        if rank == 0:
-            for old in folder.glob(IMAGES):  # with another --n the folder would mix two sets
-                old.unlink()
-        wait()
-        for new in part.iterdir():
-            new.rename(folder / new.name)
-        wait()
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder of single images for this call, and clear what a killed one has left in it.
-
-    Raises:
-        InputError: another call writes into it.
-    """
-    with ExitStack() as claim:
-        try:
-            claim.enter_context(locked(folder / LOCK, wait=False))
-        except BlockingIOError:
-            raise InputError(f"sample: {folder}/ is being written by another call; choose another --out") from None
-        for part in folder.glob(f"{PART}*"):
-            clear(part)
-        yield
-
-
-@contextmanager
-def temporary(folder: Path) -> Iterator[Path]:
-    """Make a folder for new images, and remove it at the end with those that are still in it."""
-    folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    finally:
-        clear(folder)
-
-
-def clear(part: Path) -> None:
-    """Remove the images of a folder, and the folder unless it holds something else."""
-    for image in part.glob(IMAGES):
-        image.unlink()
-    with suppress(OSError):
-        part.rmdir()
-
-
-def write_export(checkpoint: str, target: Path) -> None:
-    """Write the export of a checkpoint and print its size."""
-    content = to_export(*read_checkpoint(checkpoint))
-    with replacing(target) as part:
-        part.write_bytes(content)
-    print(f"exported: {target} ({len(content):,} bytes)")
-
-
 def main(args: list[str] | None = None) -> None:
     """Run a command line; errors of the user end in one line and exit code 2."""
     tolerant_output()
     with quiet_ends():
         try:
-            auto_cli(sample, args=args, parser_class=OneLineParser, description="Draw images from a checkpoint.")
+            options = auto_cli(Options, args=args, parser_class=OneLineParser, return_instance=True)
+            sample(options)
         except Exception as error:
             fail_if_known(error, (InputError,))
             raise

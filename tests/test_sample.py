@@ -1,10 +1,8 @@
 """sample.py from its command line: pixels by seed and number, three kinds of file, errors in one line."""
 
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 
 import sample
+from degrain.models.inference import writing
 from degrain.models.inference.pictures import panel
 from degrain.models.inference.pipeline import load_pipeline
 
@@ -192,36 +191,6 @@ def test_a_checkpoint_alone_is_enough(trained, elsewhere):
         assert np.abs(file["images"] - images(elsewhere / "alone.ckpt", "--n", "3").astype(int)).max() <= 1
 
 
-# --- several processes
-
-
-def drawn_by(rank: int, port: int, checkpoint: Path, out: str) -> None:
-    """Run as one of two processes that torchrun starts."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "here"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sample.main([str(checkpoint), "--n", "7", "--batch_size", "2", "--device", "cpu", "--out", out])
-
-
-@pytest.mark.parametrize("out", ["two.npz", "two.png", "two/"])
-def test_two_processes_draw_what_one_does_each_image_once(trained, elsewhere, out):
-    checkpoint, alone = trained.gan / "last.ckpt", out.replace("two", "one")
-    sample.main([str(checkpoint), "--n", "7", "--batch_size", "2", "--device", "cpu", "--out", alone])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    pair = [context.Process(target=drawn_by, args=(rank, port, checkpoint, out)) for rank in (0, 1)]
-    for process in pair:
-        process.start()
-    for process in pair:
-        process.join(60)
-    assert [process.exitcode for process in pair] == [0, 0]
-    files = [sorted(p for p in (elsewhere / place).rglob("*.png")) or [elsewhere / place] for place in (alone, out)]
-    assert len(files[0]) == len(files[1]) == (7 if out.endswith("/") else 1)
-    for one, other in zip(*files, strict=True):
-        assert one.read_bytes() == other.read_bytes(), other.name
-
-
 # --- calls that are interrupted
 
 
@@ -231,7 +200,7 @@ def test_a_call_clears_what_a_killed_one_has_left_and_nothing_else(trained, caps
     part.mkdir(parents=True)
     (part / "000007.png").write_bytes(b"half")
     Path("new/.images.lock").touch()
-    with sample.claimed(Path("new")):
+    with writing.claimed(Path("new")):
         assert "new/ is being written by another call; choose another --out" in error_of(capsys, command)
     part.mkdir()
     (part / "000007.png").write_bytes(b"half")
@@ -246,12 +215,12 @@ def test_a_call_clears_what_a_killed_one_has_left_and_nothing_else(trained, caps
 
 
 def test_a_signal_while_single_images_are_drawn_leaves_nothing(trained, monkeypatch):
-    def interrupted(draw, batches, silent):
-        yield 0, draw(range(2))
+    def interrupted(batches):
+        yield 0, batches.plan.draw(range(2))
         assert len(list(Path("new").glob(".part-*/0*.png"))) == 2
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(sample, "draw_batches", interrupted)
+    monkeypatch.setattr(writing.Batches, "__iter__", interrupted)
     with pytest.raises(SystemExit) as caught:
         sample.main([str(trained.vae / "last.ckpt"), "--n", "2", "--device", "cpu", "--out", "new/"])
     assert caught.value.code == 128 + signal.SIGTERM and not Path("new").exists()

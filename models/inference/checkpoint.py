@@ -21,6 +21,7 @@ from torch import Tensor
 from degrain.models.core.errors import InputError
 from degrain.models.core.layers import PyramidConfig
 from degrain.models.core.randomness import shown
+from degrain.models.inference.hub import SCHEME, WEIGHTS, downloaded
 from degrain.models.vae.flow import FlowConfig
 from degrain.models.vae.network import VAEConfig
 from degrain.models.vae.pixel_decoder import PixelConfig
@@ -94,12 +95,17 @@ class Card:
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     """Read the card and the weights of a checkpoint or an export, on the CPU; no code in the file is run.
 
+    Args:
+        path: of the file, of a folder with a model.safetensors, or hf://USER/NAME (see `hub.downloaded`).
+
     Raises:
         InputError: no such file, no checkpoint, truncated, damaged, or not written by degrain.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
-    path = Path(path)
+    path = downloaded(path) if str(path).startswith(SCHEME) else Path(path)
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
     if path.is_dir():
         raise InputError(f"checkpoint {path}: no such file, it is a folder; give the last.ckpt in it")
     if not path.is_file():
@@ -136,15 +142,19 @@ def version_error(path: str | Path, part: str = "") -> InputError:
 
 def to_export(card: Card, state: dict[str, Tensor]) -> bytes:
     """Return the content of an export; exporting an export gives the same bytes."""
-    of_stage = {"vae": "VAE and prior", "gan": "VAE, prior and the denoiser's moving average"}
-    networks = of_stage.get(card.stage, "the generator's moving average")
-    content = f"{networks}, nothing else of training; float16 but for vectors and {FLOAT32}"
-    card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=content)
+    card = replace(card, tracked_run=None, warm_from=0, skipped_steps=0, skipped_in_a_row=0, exported=content_of(card))
     fields = asdict(card)
     del fields["settings"], fields["threads"]  # a toy's, which has no export, and the run's
     if card.prior_note is None:
         del fields["prior_note"]
     return to_safetensors(fields, drawing_state(state))
+
+
+def content_of(card: Card) -> str:
+    """Say in words what an export holds."""
+    of_stage = {"vae": "VAE and prior", "gan": "VAE, prior and the denoiser's moving average"}
+    networks = of_stage.get(card.stage, "the generator's moving average")
+    return f"{networks}, nothing else of training; float16 but for vectors and {FLOAT32}"
 
 
 def to_safetensors(card: dict[str, Any], state: dict[str, Tensor]) -> bytes:

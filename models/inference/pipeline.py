@@ -1,20 +1,22 @@
 """From seeds to images: the VAE, its prior and, after stage 2, the denoiser; or the generator of a plain GAN."""
 
+import os
 from collections.abc import Iterable
-from copy import deepcopy
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Self
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from degrain.models.core.errors import InputError
+from degrain.models.core.errors import InputError, first_line
 from degrain.models.core.images import check_tensor
 from degrain.models.core.layers import PyramidConfig
-from degrain.models.core.randomness import image_numbers, natural, noise_of_images, shown
+from degrain.models.core.randomness import image_numbers, noise_of_images, shown
 from degrain.models.gan.denoiser import Denoiser
 from degrain.models.gan.generator import Generator, GeneratorConfig
 from degrain.models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
+from degrain.models.inference.codes import Codes, checked_scale
 from degrain.models.vae.latent_prior import LatentPrior, PriorName
 from degrain.models.vae.network import VAE
 
@@ -26,7 +28,7 @@ DRAW_STREAMS, PHOTOGRAPH_STREAMS = (0, 1), (2, 3)
 
 DEQUANTISING_STREAM = 5  # noise stream of held-out photographs between the levels of their 8 bits
 
-VARIATION_STREAM = 4  # noise stream of the pixels for several denoisings of the same draw
+Numbers = Iterable[int]  # of images, such as range(4)
 
 
 class Networks(nn.Module):
@@ -35,7 +37,8 @@ class Networks(nn.Module):
     rows: tuple[str, ...]  # of the images that `draw` returns
     priors: tuple[PriorName, ...]  # that z can be drawn from, the best one last
     vae: VAE | None  # without one there are no reconstructions
-    bf16: bool = False  # whether `draw` computes the networks' products in bf16
+    prior: LatentPrior | None
+    bf16: bool = False  # whether the networks' products are computed in bf16
 
     def load(self, state: dict[str, Tensor], path: str | Path) -> None:
         """Load the weights of a checkpoint, or raise an InputError if they belong to another architecture."""
@@ -45,9 +48,41 @@ class Networks(nn.Module):
         except RuntimeError:
             raise version_error(path, f"its {name} ") from None
 
+    def moved(self, device: str | torch.device) -> Self:
+        """Move to a device: `cpu`, `cuda`, where each process of torchrun takes its own GPU, or `auto`.
+
+        Raises:
+            InputError: the device cannot be used.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        try:
+            return self.to(device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise InputError(f"device {device} cannot be used: {first_line(error)}") from None
+
+    def precision(self) -> AbstractContextManager:
+        """Return the context in which the networks compute."""
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
+
+    @torch.inference_mode()
+    def draw(
+        self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
+    ) -> dict[str, Tensor]:
+        """Draw images `numbers` of a seed: the rows of `render`, for the codes that `codes` returns, with its errors.
+
+        Both noises of image i are functions of (seed, i), for every batch size, and on every device but for last bits.
+        """
+        return self.render(*self.codes(seed, numbers, prior, temperature, noise))
+
 
 class Pipeline(Networks):
     """VAE and prior of stage 1 and, for the row `denoised`, the denoiser of stage 2."""
+
+    _bf16 = False
 
     def __init__(self, vae: VAE, prior: LatentPrior, denoiser: nn.Module | None = None) -> None:
         super().__init__()
@@ -63,6 +98,17 @@ class Pipeline(Networks):
     def priors(self) -> tuple[PriorName, ...]:
         return self.prior.names
 
+    @property
+    def bf16(self) -> bool:
+        """True if the networks' products are computed in bf16, and z in float64: the last bits of a product depend on
+        the batch, and bf16 would make levels of a picture of them."""
+        return self._bf16
+
+    @bf16.setter
+    def bf16(self, on: bool) -> None:
+        self._bf16 = on
+        self.prior.to(torch.float64 if on else torch.float32)
+
     def check_prior(self, prior: PriorName | None, source: str = "the checkpoint") -> None:
         """Raise an InputError for a prior that is not there, with the names of those that are and the reason."""
         self.prior.checked(prior, source)
@@ -75,77 +121,73 @@ class Pipeline(Networks):
         Raises:
             InputError: z or noise of another shape or type.
         """
-        check_tensor("codes z", z, ("B", self.vae.config.latent), self.prior.mean)
-        check_tensor("noise of the pixels", noise, (len(z), 3, self.vae.size, self.vae.size), self.prior.mean)
-        if self.vae.pixel_by_pixel:
-            return {"sample": self.vae.decoder.draw(z, noise)[0]}
-        p = self.vae.decode(z)
-        images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
-        if self.denoiser is not None:
-            images["denoised"] = self.denoiser(noise, p)
+        weight = next(self.vae.parameters())
+        check_tensor("codes z", z, ("B", self.vae.config.latent), weight)
+        check_tensor("noise of the pixels", noise, (len(z), 3, self.vae.size, self.vae.size), weight)
+        with self.precision():
+            noise = noise.contiguous(memory_format=torch.channels_last) if self.bf16 else noise
+            if self.vae.pixel_by_pixel:
+                return {"sample": self.vae.decoder.draw(z, noise)[0]}
+            p = self.vae.decode(z)
+            images = {"mean": p.mean, "std": p.std.expand_as(p.mean), "sample": p.sample(noise)}
+            if self.denoiser is not None:
+                images["denoised"] = self.denoiser(noise, p)
         return images
 
-    @torch.inference_mode()
-    def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
-        """Draw images `numbers` of a seed: the rows of `render`, for z from the prior.
-
-        Both noises of image i are functions of (seed, i), for every batch size, and on every device but for last bits.
+    @torch.no_grad()
+    def codes(
+        self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
+    ) -> Codes:
+        """Draw the codes of images `numbers` of a seed from the prior.
 
         Args:
             seed: non-negative.
             numbers: of the images, such as range(4).
             prior: one of `self.priors`, by default the best.
+            temperature: scale of z around the prior's mean: 0 for N(0, I), that of q(z) for all others.
+            noise: scale of the noise of the pixels.
 
         Raises:
-            InputError: another seed or prior, or no numbers of images.
+            InputError: another seed or prior, no numbers of images, or a negative scale.
         """
-        self.check_prior(prior)
-        latent_noise, pixel_noise = self.noises(seed, self.image_numbers(numbers), DRAW_STREAMS)
-        if not self.bf16:
-            return self.render(self.prior(latent_noise, prior), pixel_noise)
-        # In float64: the last bits of a product depend on the batch, and bf16 would make levels of a picture of them.
-        z = deepcopy(self.prior).double()(latent_noise.double(), prior).float()
-        with torch.autocast(z.device.type, torch.bfloat16):
-            return self.render(z, pixel_noise.contiguous(memory_format=torch.channels_last))
+        name = self.prior.checked(prior)
+        latent, pixels = self.noises(seed, self.image_numbers(numbers), DRAW_STREAMS)
+        z = self.prior(latent.to(self.prior.mean), name)
+        centre = self.prior.mean * (name != "standard")
+        z = torch.lerp(centre.expand_as(z), z, checked_scale("temperature", temperature))
+        return Codes(z.float(), checked_scale("noise", noise) * pixels)
 
-    @torch.inference_mode()
-    def reconstruct(self, seed: int, numbers: Iterable[int], x: Tensor) -> dict[str, Tensor]:
-        """Reconstruct photographs `numbers`, x (B, 3, H, W) in [0, 1]: the rows of `render`, for z ~ q(z|x).
+    @torch.no_grad()
+    def codes_of(self, seed: int, numbers: Numbers, x: Tensor, temperature: float = 1, noise: float = 1) -> Codes:
+        """Draw the codes of photographs `numbers`, x (B, 3, H, W) in [0, 1]: z ~ q(z|x).
 
-        Both noises of photograph i are functions of (seed, i), independent of those of draw i.
+        Both noises of photograph i are functions of (seed, i), independent of those of draw i. The temperature scales
+        the noise of z, so that 0 gives the mean of a Gaussian q(z|x).
 
         Raises:
-            InputError: another seed, other photographs than VAE.encode takes, or not a number for each.
+            InputError: another seed, other photographs than VAE.encode takes, not a number for each, a negative scale.
         """
-        numbers, q = self.image_numbers(numbers), self.vae.encode(x)
+        numbers = self.image_numbers(numbers)
+        with self.precision():
+            q = self.vae.encode(x)
         if len(numbers) != len(x):
             given = f"{shown(numbers.tolist())}: {len(numbers)}"
             raise InputError(f"numbers {given} for {len(x)} photographs; give one for each")
-        latent_noise, pixel_noise = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
-        return self.render(q.sample(latent_noise), pixel_noise)
+        latent, pixels = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
+        z = q.sample(checked_scale("temperature", temperature) * latent)
+        return Codes(z, checked_scale("noise", noise) * pixels)
 
     @torch.inference_mode()
-    def variations(self, seed: int, numbers: Iterable[int], count: int) -> dict[str, Tensor]:
-        """Denoise draws `numbers` of a seed with `count` >= 2 different noises of the pixels: the rows of a panel.
+    def reconstruct(
+        self, seed: int, numbers: Numbers, x: Tensor, temperature: float = 1, noise: float = 1
+    ) -> dict[str, Tensor]:
+        """Reconstruct photographs `numbers`, x (B, 3, H, W) in [0, 1]: the rows of `render`, for z ~ q(z|x).
 
-        Their z and mean are those of `draw`.
-
-        Raises:
-            InputError: another seed, no numbers of images, a count below 2, or there is no denoiser.
+        Arguments and errors are those of `codes_of`.
         """
-        if self.denoiser is None:
-            raise InputError("variations: a checkpoint of stage 1 has no denoiser; take one of stage 2")
-        if natural(count, "variations: count") < 2:
-            raise InputError(f"variations: count {count} must be at least 2")
-        numbers = self.image_numbers(numbers)
-        latent_noise, _ = self.noises(seed, numbers, DRAW_STREAMS)
-        p = self.vae.decode(self.prior(latent_noise))
-        noise = noise_of_images(seed, numbers, VARIATION_STREAM, (count, *p.mean.shape[1:]))
-        draws = self.denoiser.draws(rearrange(noise, "b k c h w -> k b c h w"), p)
-        denoised = {f"denoised {k}": images for k, images in enumerate(draws, 1)}
-        return {"mean": p.mean, **denoised, "std of denoised": draws.std(0), "std": p.std.expand_as(p.mean)}
+        return self.render(*self.codes_of(seed, numbers, x, temperature, noise))
 
-    def image_numbers(self, numbers: Iterable[int]) -> Tensor:
+    def image_numbers(self, numbers: Numbers) -> Tensor:
         """Return numbers of images (B,) on the device of the networks."""
         return image_numbers(numbers, self.prior.mean.device)
 
@@ -160,7 +202,7 @@ class PlainPipeline(Networks):
 
     rows = ("generated",)
     priors = ("standard",)
-    vae = None
+    vae = prior = None
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -171,13 +213,22 @@ class PlainPipeline(Networks):
         if prior not in (None, *self.priors):
             raise InputError(f"prior {prior}: {source} has {', '.join(self.priors)}; a plain GAN has no other")
 
-    @torch.inference_mode()
-    def draw(self, seed: int, numbers: Iterable[int], prior: PriorName | None = None) -> dict[str, Tensor]:
-        """Draw images `numbers` of a seed, as `Pipeline.draw`; the noise of image i is a function of (seed, i)."""
+    @torch.no_grad()
+    def codes(
+        self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
+    ) -> Codes:
+        """Draw the codes of images `numbers`, as `Pipeline.codes`; the noise of image i is a function of (seed, i)."""
         self.check_prior(prior)
+        if noise != 1:
+            raise InputError(f"noise {shown(noise)}: a plain GAN has no noise of the pixels; leave it out")
         numbers = image_numbers(numbers, next(self.generator.parameters()).device)
         z = noise_of_images(seed, numbers, DRAW_STREAMS[0], (self.generator.config.latent,))
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
+        z = checked_scale("temperature", temperature) * z
+        return Codes(z, z[:, :0])
+
+    def render(self, z: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Return the row `generated` (B, 3, H, W) for codes z (B, D), in [0, 1] units, not clipped."""
+        with self.precision():
             return {"generated": self.generator(z).float()}
 
 

@@ -19,6 +19,7 @@ from degrain.models.gan.objective import SPREAD_DRAWS, AdversarialLoss, Scene, s
 from degrain.models.inference.checkpoint import Card
 from degrain.models.inference.pictures import panel
 from degrain.models.inference.pipeline import PHOTOGRAPH_STREAMS, Pipeline, load_vae
+from degrain.models.inference.variations import variations
 from degrain.models.training.adversarial import AdversarialModule
 from degrain.models.training.contradictions import refuse_stage_2, refuse_vae
 from degrain.models.training.image_module import Batch
@@ -190,7 +191,7 @@ class GANModule(AdversarialModule):
     @torch.no_grad()
     def figures(self) -> dict[str, Figure | Image]:
         """Return figures of drawn images, and denoisings of the same z with different noise, if G sees it."""
-        rows = self.pipeline().variations(self.schedule.seed, range(VARIED), self.ratio_draws)
+        rows = variations(self.pipeline(), self.schedule.seed, range(VARIED), self.ratio_draws)
         return super().figures() | ({"denoisings": panel(rows)} if self.denoiser.noise else {})
 
     def card(self) -> Card:

@@ -117,7 +117,7 @@ class LatentPrior(nn.Module):
             return noise
         if name == "flow":
             return self.flow.inverse(noise)
-        return self.mean + (self.mixture(noise) if name == "learned" else noise) @ self.cholesky.T
+        return self.coloured(self.mixture(noise) if name == "learned" else noise)
 
     @full_precision()
     def log_density(self, z: Tensor, name: PriorName | None = None) -> Tensor:
@@ -140,6 +140,11 @@ class LatentPrior(nn.Module):
     def whitened(self, z: Tensor) -> Tensor:
         """Return z in units of the fitted Gaussian, which becomes N(0, I) in them; both (B, D)."""
         return torch.linalg.solve_triangular(self.cholesky, (z - self.mean).T, upper=False).T
+
+    @full_precision()
+    def coloured(self, u: Tensor) -> Tensor:
+        """Return the z that `whitened` maps to u, both (B, D)."""
+        return self.mean + u @ self.cholesky.T
 
     def rate(self, draws: LatentDraws, name: PriorName | None = None) -> Tensor:
         """log q(z|x) - log p(z) in nats, (B,), for draws (B, D): its expectation is KL(q(z|x) to p(z))."""

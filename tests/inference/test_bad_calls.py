@@ -13,6 +13,7 @@ from degrain.models.core.errors import InputError
 from degrain.models.core.gaussian import Gaussian
 from degrain.models.gan.generator import Generator, GeneratorConfig
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline, load_vae
+from degrain.models.inference.variations import variations
 from degrain.models.vae.network import VAE
 from degrain.models.vae.pixel_decoder import PixelConfig
 from tests.inference.test_checkpoint import small_pipeline
@@ -80,7 +81,7 @@ def test_what_is_no_number_of_an_image_is_not_drawn(pipeline, plain, name):
     assert said in refusal(lambda: pipeline.draw(0, numbers))
     assert said in refusal(lambda: plain.draw(0, numbers))
     assert said in refusal(lambda: pipeline.reconstruct(0, numbers, X))
-    assert said in refusal(lambda: pipeline.variations(0, numbers, 2))
+    assert said in refusal(lambda: variations(pipeline, 0, numbers, 2))
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None, "0"])
@@ -134,7 +135,7 @@ CALLS: dict[str, tuple[Callable[[Pipeline, PlainPipeline], Any], str]] = {
         "noise (2, 3, 32, 32): must be (K, 2, 3, 32",
     ),
     "too few numbers": (lambda p, _: p.reconstruct(0, range(3), X), "numbers [0, 1, 2]: 3 for 2 photographs"),
-    "one variation": (lambda p, _: p.variations(0, range(2), 1), "variations: count 1 must be at least 2"),
+    "one variation": (lambda p, _: variations(p, 0, range(2), 1), "variations: count 1 must be at least 2"),
     "no file": (lambda *_: load_pipeline("runs/none/last.ckpt"), "checkpoint runs/none/last.ckpt: no such file"),
     "a folder": (lambda *_: load_vae("tests"), "checkpoint tests: no such file, it is a folder; give the last.ckpt"),
     "no path": (lambda *_: load_vae(None), "checkpoint None: must be a path"),
@@ -149,7 +150,7 @@ def test_a_wrong_call_is_refused_in_a_line(pipeline, plain, name):
 
 
 def test_stage_1_has_no_variations_and_a_pixel_vae_decodes_with_images():
-    assert "has no denoiser" in refusal(lambda: small_pipeline(False).variations(0, range(2), 2))
+    assert "has no denoiser" in refusal(lambda: variations(small_pipeline(False), 0, range(2), 2))
     vae = VAE(32, replace(CONFIG, pixels=PixelConfig(1)))
     assert "images x, which a PixelVAE decodes with" in refusal(lambda: vae.decode(torch.zeros(2, 5)))
     assert vae.decode(torch.zeros(2, 5), X).mean.shape == X.shape

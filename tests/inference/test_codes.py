@@ -1,0 +1,146 @@
+"""Codes and paths between them: temperature and noise apart, arcs, latents one at a time, what a latent tells."""
+
+import math
+
+import pytest
+import torch
+
+from degrain.models.core.errors import InputError
+from degrain.models.gan.generator import Generator, GeneratorConfig
+from degrain.models.inference.codes import Codes, information, interpolate, spherical, traverse
+from degrain.models.inference.pipeline import Pipeline, PlainPipeline
+from degrain.models.inference.variations import variations
+from degrain.models.vae.latent_prior import Mixture
+from tests.inference.test_checkpoint import small_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    pipeline = small_pipeline(True)
+    spread = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
+    pipeline.prior.fit(torch.arange(5.0), spread @ spread.T + torch.eye(5))
+    pipeline.prior.mixture = Mixture(2, 5)
+    pipeline.prior.mixture.means += torch.tensor([[0.5], [-1.0]])
+    return pipeline
+
+
+def photographs(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("prior", ["standard", "fitted", "learned"])
+def test_temperature_scales_z_around_the_mean_of_the_prior_and_leaves_the_noise(pipeline, prior):
+    centre = pipeline.prior.mean * (prior != "standard")
+    whole, half = (pipeline.codes(3, range(4), prior, temperature) for temperature in (1, 0.5))
+    torch.testing.assert_close(half.z - centre, 0.5 * (whole.z - centre))
+    assert torch.equal(half.noise, whole.noise)
+    assert torch.equal(pipeline.codes(3, range(1), prior, 0).z[0], centre)
+
+
+def test_noise_scales_the_pixels_and_leaves_z(pipeline):
+    whole, none = (pipeline.draw(3, range(2), noise=noise) for noise in (1, 0))
+    assert torch.equal(none["sample"], none["mean"]) and torch.equal(none["mean"], whole["mean"])
+    twice = pipeline.draw(3, range(2), noise=2)
+    torch.testing.assert_close(twice["sample"] - twice["mean"], 2 * (whole["sample"] - whole["mean"]))
+    assert not torch.equal(none["denoised"], whole["denoised"])
+
+
+def test_temperature_scales_z_around_the_posterior_of_a_photograph(pipeline):
+    x = photographs(2)
+    q = pipeline.vae.encode(x)
+    assert torch.equal(pipeline.codes_of(0, range(2), x, temperature=0).z, q.mean)
+    z = pipeline.codes_of(0, range(2), x).z
+    torch.testing.assert_close(pipeline.codes_of(0, range(2), x, temperature=2).z - q.mean, 2 * (z - q.mean))
+
+
+@pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf, None, "1"])
+@pytest.mark.parametrize("name", ["temperature", "noise"])
+def test_a_scale_is_a_finite_number_from_0_on(pipeline, name, scale):
+    with pytest.raises(InputError, match=f"^{name} .*: must be a number, 0 or more"):
+        pipeline.draw(0, range(1), **{name: scale})
+
+
+def test_an_arc_between_independent_draws_keeps_their_distance_from_0():
+    a, b = torch.randn(2, 3, 20_000, generator=torch.Generator().manual_seed(0)).double()
+    for t in (0.0, 0.25, 0.5, 1.0):
+        x = spherical(a, b, torch.full((3,), t))
+        assert torch.allclose(x.square().mean(1), torch.ones(3).double(), atol=0.05)
+    assert torch.allclose(spherical(a, b, torch.zeros(3)), a) and torch.allclose(spherical(a, b, torch.ones(3)), b)
+
+
+def test_an_arc_has_equal_angles_and_is_straight_where_there_is_none():
+    a, b = torch.eye(2).double()[:1], torch.eye(2).double()[1:]
+    for t in (0.1, 0.7):
+        want = torch.tensor([[math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)]]).double()
+        torch.testing.assert_close(spherical(a, b, torch.tensor([t])), want)
+    for end in (3 * a, -a, 0 * a):
+        torch.testing.assert_close(spherical(a, end, torch.tensor([0.25])), 0.75 * a + 0.25 * end)
+
+
+def test_a_path_begins_and_ends_with_its_codes(pipeline):
+    codes = pipeline.codes(0, range(4))
+    for t, ends in ((0, codes[:2]), (1, codes[2:])):
+        got = interpolate(codes[:2], codes[2:], torch.full((2,), float(t)), pipeline.prior)
+        torch.testing.assert_close(got.z, ends.z, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got.noise, ends.noise, atol=1e-4, rtol=1e-4)
+    got = interpolate(codes[:2], codes[2:], torch.full((2,), 0.5), pipeline.prior)
+    ends = [pipeline.prior.whitened(part.z) for part in (codes[:2], codes[2:])]
+    torch.testing.assert_close(pipeline.prior.whitened(got.z), spherical(*ends, torch.full((2,), 0.5)))
+
+
+def test_a_traversal_moves_one_latent_in_its_std(pipeline):
+    codes = pipeline.codes(0, range(3))
+    moved = traverse(codes, torch.tensor([4, 0, 1]), torch.tensor([-2.0, 0.0, 1.0]), pipeline.prior)
+    covariance = pipeline.prior.cholesky @ pipeline.prior.cholesky.T
+    want = codes.z.clone()
+    want[0, 4] = 4 - 2 * covariance[4, 4].sqrt()
+    want[1, 0] = 0
+    want[2, 1] = 1 + covariance[1, 1].sqrt()
+    torch.testing.assert_close(moved.z, want)
+    assert torch.equal(moved.noise, codes.noise)
+
+
+def test_information_is_that_of_a_gaussian_channel(pipeline):
+    """Of z = c s + w e with s the image's and e ~ N(0, 1) it is log(1 + c^2 / w^2) / 2, the formula of Shannon."""
+
+    class Channel:
+        config = pipeline.vae.config
+
+        def encode(self, x: torch.Tensor) -> "Channel":
+            self.signal = x
+            return self
+
+        def sample(self, noise: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([2.0, 1.0, 0.1, 0.0, 0.5]) * self.signal + torch.tensor([0.5, 1, 1, 1, 0.1]) * noise
+
+    signal = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(2))
+    want = torch.tensor([0.5 * math.log(1 + ratio**2) for ratio in (4, 1, 0.1, 0, 5)])
+    torch.testing.assert_close(information(Channel(), signal.split(5000)).float(), want, atol=0.02, rtol=0.02)
+
+
+def test_variations_are_of_the_codes_of_draws_and_photographs(pipeline):
+    x = photographs(2)
+    rows = variations(pipeline, 0, range(2), 3, temperature=0.5)
+    assert torch.equal(rows["mean"], pipeline.draw(0, range(2), temperature=0.5)["mean"])
+    stack = torch.stack([rows[f"denoised {k}"] for k in (1, 2, 3)])
+    assert torch.equal(rows["std of denoised"], stack.std(0)) and (rows["std of denoised"] > 0).any()
+    assert torch.equal(variations(pipeline, 0, range(2), 2, x)["mean"], pipeline.reconstruct(0, range(2), x)["mean"])
+    still = variations(pipeline, 0, range(2), 2, noise=0)
+    assert torch.equal(still["denoised 1"], still["denoised 2"])
+
+
+def test_a_plain_gan_has_codes_without_noise():
+    networks = PlainPipeline(Generator(32, GeneratorConfig((8, 8), patch=4, latent=4)))
+    codes = networks.codes(0, range(2))
+    assert codes.noise.shape == (2, 0)
+    assert torch.equal(networks.codes(0, range(2), temperature=0.5).z, 0.5 * codes.z)
+    middle = interpolate(codes[:1], codes[1:], torch.tensor([0.5]), networks.prior)
+    torch.testing.assert_close(middle.z, spherical(codes.z[:1], codes.z[1:], torch.tensor([0.5])))
+    assert networks.render(*middle)["generated"].shape == (1, 3, 32, 32)
+
+
+def test_codes_are_selected_and_joined(pipeline):
+    codes = pipeline.codes(0, range(3))
+    joined = Codes.joined([codes[[2]], codes[:2]])
+    assert torch.equal(joined.z, codes.z[[2, 0, 1]]) and torch.equal(joined.noise, codes.noise[[2, 0, 1]])
+    assert Codes.joined([codes]) is codes and len(codes) == 3
