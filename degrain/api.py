@@ -193,7 +193,7 @@ class Model:
         check_tensor("mean of p", p.mean, ("B", 3, self.size, self.size), self._weight)
         if draw is None:
             numbers = range(natural(first, "first"), first + len(p.mean))
-            noise = pipeline.noises(seed, numbers, DRAW_STREAMS)[1]
+            noise = pipeline.noises(seed, pipeline.image_numbers(numbers), DRAW_STREAMS)[1]
         else:
             check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
             noise = (draw - p.mean) / p.std
