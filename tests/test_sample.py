@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import sample
-from degrain.models.inference import writing
+from degrain.models.inference import drawing, writing
 from degrain.models.inference.pictures import panel
 from degrain.models.inference.pipeline import load_pipeline
 
@@ -88,16 +88,23 @@ def test_an_image_depends_on_seed_and_number_alone(trained):
 
 
 @pytest.mark.parametrize("stage", ["vae", "gan"])
-def test_bf16_is_near_and_depends_on_seed_and_number_alone(trained, stage):
+@pytest.mark.parametrize("mode", ["plain", "photographs", "path"])
+def test_bf16_is_near_and_depends_on_seed_and_number_alone(trained, stage, mode):
     _, pipeline = load_pipeline(getattr(trained, stage) / "last.ckpt")
-    exact = pipeline.draw(0, range(20))
+    x = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8) if mode == "photographs" else None
+    sources = drawing.Sources(pipeline, [0], 5 if mode == "path" else 20, photographs=x)
+    plan = drawing.interpolated(sources, 5) if mode == "path" else drawing.plain(sources)
+    exact = plan.draw(range(20))
     pipeline.bf16 = True
-    near = pipeline.draw(0, range(20))
-    for row, images in near.items():
+    near = plan.draw(range(20))
+    for row in pipeline.rows:
+        images = near[row]
         assert images.dtype == torch.float32
         assert 0 < 255 * (images - exact[row]).abs().mean() < 1, row
         for numbers in (range(1), range(1, 4), range(4, 20)):
-            assert torch.equal(pipeline.draw(0, numbers)[row], images[numbers.start : numbers.stop]), row
+            assert torch.equal(plan.draw(numbers)[row], images[numbers.start : numbers.stop]), row
+    pipeline.bf16 = False
+    assert all(torch.equal(plan.draw(range(20))[row], exact[row]) for row in exact)
 
 
 def test_the_precision_is_an_option(trained):

@@ -60,8 +60,9 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         b: ends, of the same shape.
         t: position of each image from 0 to 1, (B,).
     """
-    shape, t = a.shape, t.to(a)[:, None]
-    a, b = a.flatten(1), b.flatten(1)
+    like, t = a, t.to(a.device).double()[:, None]
+    # In float64, as the draws of bf16: the last bits are not to depend on the batch.
+    a, b = a.flatten(1).double(), b.flatten(1).double()
     norms = a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True)  # (B, 1)
     cosine = (a * b).sum(1, keepdim=True) / norms.clamp(min=1e-12)
     w = cosine.clamp(-1, 1).arccos()
@@ -69,7 +70,7 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     sine = w.sin().masked_fill(straight, 1)
     weight_a = torch.where(straight, 1 - t, ((1 - t) * w).sin() / sine)
     weight_b = torch.where(straight, t, (t * w).sin() / sine)
-    return (weight_a * a + weight_b * b).reshape(shape)
+    return (weight_a * a + weight_b * b).to(like).reshape(like.shape)
 
 
 def interpolate(a: Codes, b: Codes, t: Tensor, prior: LatentPrior | None) -> Codes:
