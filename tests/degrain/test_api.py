@@ -108,7 +108,7 @@ def test_a_pixel_vae_samples_and_reconstructs():
 def test_encode_decode_and_denoise_are_the_steps_of_reconstruct(model):
     x = photographs(32, 3)
     whole, q = model.reconstruct(x, seed=2), model.encode(x)
-    latent, noise = model.networks.noises(2, range(3), (2, 3))
+    latent, noise = model.networks.noises(2, torch.arange(3), (2, 3))
     p = model.decode(q.sample(latent))
     assert torch.equal(whole.photograph, x)
     assert torch.equal(whole.mean, p.mean) and torch.equal(whole.std, p.std)
