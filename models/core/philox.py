@@ -17,6 +17,7 @@ MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 KEY_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 ROUNDS = 10
 LOW = 2**32 - 1  # mask of the lower half of a word
+CHUNK = 128  # words that noise is made of together: it ends as one pleases, and begins the same
 
 Key = Sequence[int]
 """Two integers in [0, 2^64)."""
@@ -77,14 +78,16 @@ def upper_product(x: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
     return x1 * y1 + (first >> 32 & LOW) + (second >> 32 & LOW)
 
 
-def normal_(words: Tensor, out: Tensor) -> None:
-    """Write standard normal noise to out (B, 2, count), float32, from words (B, count), by Box and Muller.
+def normal(words: Tensor) -> Tensor:
+    """Return standard normal noise (B, 2 count), float32, from words (B, count), by Box and Muller.
 
-    Of the words' halves a, in the first half of a row, and b, in the second: radius = sqrt(-2 log u), at most 6.7, with
-    u = (a mod 2^31 + 1/2) / 2^31; angle = pi b / 2^31, b signed.
+    Of CHUNK words the first half of their 32-bit halves are a, the second b: radius = sqrt(-2 log u), at most 6.7, with
+    u = (a mod 2^31 + 1/2) / 2^31; angle = pi b / 2^31, b signed. `count` is a multiple of CHUNK.
     """
-    a, b = words.view(torch.int32).unflatten(1, (2, -1)).unbind(1)
+    a, b = words.view(torch.int32).unflatten(1, (-1, 2, CHUNK)).unbind(2)
     radius = (a & 0x7FFFFFFF).to(torch.float32).add_(0.5).mul_(2**-31).log_().mul_(-2).sqrt_()
     angle = b.to(torch.float32).mul_(math.pi / 2**31)
-    torch.mul(radius, angle.cos(), out=out[:, 0])
-    torch.mul(radius, angle.sin_(), out=out[:, 1])
+    noise = torch.empty(*a.shape[:2], 2, CHUNK, dtype=torch.float32, device=words.device)
+    torch.mul(radius, angle.cos(), out=noise[:, :, 0])
+    torch.mul(radius, angle.sin_(), out=noise[:, :, 1])
+    return noise.flatten(1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from degrain.models.core.errors import InputError
-from degrain.models.core.philox import normal_, words_of_images
+from degrain.models.core.philox import CHUNK, normal, words_of_images
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -28,10 +28,11 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 def noise_of_images(seed: int, numbers: Tensor, stream: int, shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal noise (B, *shape), float32; row i depends on (seed, numbers[i], stream, shape) alone.
+    """Draw standard normal noise (B, *shape), float32; row i depends on (seed, numbers[i], stream) alone.
 
     It is drawn on the device of the numbers, from the same random words on each: see degrain.models.core.philox. Their
     key is a hash of the seed, their counters are of the stream and the number, so no two images or streams share one.
+    Noise of a smaller shape is the beginning of that of a larger one, value by value.
 
     Args:
         seed: non-negative.
@@ -44,12 +45,10 @@ def noise_of_images(seed: int, numbers: Tensor, stream: int, shape: tuple[int, .
     """
     key = np.random.SeedSequence(natural(seed, "seed")).generate_state(2, np.uint64).tolist()
     size = math.prod(shape)
-    count = -(-size // 2)  # of words: each gives two values
-    noise = torch.empty(len(numbers), 2, count, dtype=torch.float32, device=numbers.device)
+    count = -(-size // (2 * CHUNK)) * CHUNK  # of words: each gives two values
     rows = max(1, values_at_once(numbers.device) // size)
-    for some, out in zip(numbers.split(rows), noise.split(rows), strict=True):
-        normal_(words_of_images(key, some, stream, count), out)
-    return noise.flatten(1)[:, :size].unflatten(1, shape)
+    parts = [normal(words_of_images(key, some, stream, count))[:, :size] for some in numbers.split(rows)]
+    return torch.cat(parts).unflatten(1, shape)
 
 
 def values_at_once(device: torch.device) -> int:
