@@ -21,6 +21,7 @@ from torch import Tensor
 from degrain.models.core.errors import InputError
 from degrain.models.core.layers import PyramidConfig
 from degrain.models.core.randomness import shown
+from degrain.models.inference.artifact import local_checkpoint
 from degrain.models.vae.flow import FlowConfig
 from degrain.models.vae.network import VAEConfig
 from degrain.models.vae.pixel_decoder import PixelConfig
@@ -94,12 +95,15 @@ class Card:
 def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     """Read the card and the weights of a checkpoint or an export, on the CPU; no code in the file is run.
 
+    Args:
+        path: of the file, or an address in W&B, see models/inference/artifact.py.
+
     Raises:
         InputError: no such file, no checkpoint, truncated, damaged, or not written by degrain.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
-    path = Path(path)
+    path = Path(local_checkpoint(path))
     if path.is_dir():
         raise InputError(f"checkpoint {path}: no such file, it is a folder; give the last.ckpt in it")
     if not path.is_file():

@@ -29,6 +29,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from degrain.models.core.errors import InputError, first_line
+from degrain.models.training.curves import FetchClock
 from degrain.models.training.launchers import refuse_launcher
 from degrain.models.training.limits import Limits
 from degrain.models.training.progress import ImagesProgressBar
@@ -143,6 +144,7 @@ def trainer_options(
         "logger": loggers or False,
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in [*theirs, *callbacks]),
         "callbacks": [*theirs, *bars, Limits(**limits), *callbacks],
+        "profiler": given["profiler"] or FetchClock(),
         **{"max_steps": -1, "max_epochs": -1, "max_time": None},  # counted by Limits
     }
 
