@@ -78,6 +78,5 @@ def described(name: str, option: Action) -> str:
         said += f" (default: {default})"
     head = f"  {'-c, ' if name == 'config' else ''}--{name}"
     width = max(60, min(120, get_terminal_size().columns))
-    return fill(
-        said, width, initial_indent=f"{head:<29} " if len(head) < 29 else f"{head}  ", subsequent_indent=" " * 30
-    )
+    head = f"{head:<29} "
+    return fill(said, width, initial_indent=head, subsequent_indent=" " * 30)
