@@ -13,6 +13,8 @@ demo: .venv/ready
 	$(BIN)/python train.py fit -c configs/demo_gan.yaml --ckpt_path last
 	@echo "demo 3/3: sampling"
 	$(BIN)/python sample.py runs/demo_gan/last.ckpt --n 16 --seed 0 --out runs/demo_gan/samples.png --overwrite true
+	@echo "to see: runs/demo_gan/samples.png, the faces; curves.png and pictures/ in runs/demo_vae and runs/demo_gan"
+	@echo "your own images: $(BIN)/python train.py fit -c configs/vae_celeba64.yaml --data.root FOLDER, and what it prints at its end"
 
 test: .venv/ready
 	$(BIN)/ruff check .

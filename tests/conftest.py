@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from degrain.models.inference.pipeline import load_vae
+from degrain.models.training import curves
 from degrain.models.vae.latent_prior import Mixture
 from tests import tiny
 
@@ -27,6 +28,14 @@ def one_thread() -> None:
     """Use one thread: small tensors gain nothing by more, and one thread adds in one order."""
     os.environ["OMP_NUM_THREADS"] = "1"  # train.py and sample.py do not choose another number
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Leave an empty curves.png instead of a drawn one, which takes as long as a tiny training does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw_curves", lambda rows, path: path.write_bytes(b""))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ LIBRARIES = {
     "pytorch_lightning": {"models/training", "models/toys", "data", "train.py"},
     "lightning": set(),
     "lightning_fabric": set(),
-    "wandb": {"models/training/tracking.py"},
+    "wandb": {"models/training/tracking.py", "models/inference/artifact.py"},
     "matplotlib": {"models/inference/pictures.py", "models/evaluation", "models/training", "models/toys"},
 }
 """Library -> folders and files that may import it."""

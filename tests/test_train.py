@@ -47,6 +47,11 @@ def copy_of_run(trained: Trained, root: Path, stage: str) -> Path:
     return Path(shutil.copytree(getattr(trained, stage), root / "runs" / stage, dirs_exist_ok=True))
 
 
+def said_last(out: str) -> str:
+    """Return the last line before the commands to type next."""
+    return [line for line in out.strip().splitlines() if not line.startswith("next: ")][-1]
+
+
 # --- what a run leaves
 
 
@@ -54,7 +59,7 @@ def copy_of_run(trained: Trained, root: Path, stage: str) -> Path:
 def test_a_run_leaves_config_checkpoint_metrics_and_pictures(trained, stage):
     folder = getattr(trained, stage)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "last.ckpt", "metrics.json", "pictures", "wandb"}
+    assert names == {"config.yaml", "curves.png", "last.ckpt", "metrics.csv", "metrics.json", "pictures", "wandb"}
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert resolved["name"] == stage and resolved["model"]["init_args"]["learning_rate"] > 0  # a default, resolved
     pictures = {path.name for path in (folder / "pictures").iterdir()}
@@ -90,10 +95,10 @@ def test_the_offline_run_holds_scalars_pictures_and_config(trained, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_last_line_is_the_run_and_there_is_no_noise(root, capsys, recwarn, stage):
+def test_the_last_lines_are_the_run_and_what_to_do_next_and_there_is_no_noise(root, capsys, recwarn, stage):
     folder = tiny.run(root, stage, "--name", "mine", "--model.budget", str(BATCH))
     printed = capsys.readouterr()
-    assert printed.out.strip().splitlines()[-1] == f"run: {folder.with_name('mine')}"
+    assert said_last(printed.out) == f"run: {folder.with_name('mine')}"
     assert printed.err == ""  # no advertisements
     for_us = ("LightningCLI's args parameter", "was deprecated in", "JsonargparseDeprecationWarning")
     assert not [w for w in map(str, recwarn) if not any(part in w for part in for_us)]
@@ -210,7 +215,7 @@ def test_a_finished_run_stays_as_it_is_and_a_larger_budget_goes_on(trained, root
     tiny.run(root, "vae", "--ckpt_path", "last")
     out = capsys.readouterr().out
     assert "has seen 96 of 96 images: a larger --model.budget goes on" in out
-    assert out.strip().splitlines()[-1] == f"run: {folder}"
+    assert said_last(out) == f"run: {folder}"
     assert kept == {name: (folder / name).read_bytes() for name in kept}
     tiny.run(root, "vae", "--ckpt_path", "last", "--model.budget", str(BUDGET + 2 * BATCH))
     card = tiny.checkpoint(folder)["degrain"]
@@ -226,7 +231,7 @@ def test_validate_and_test_add_values_and_change_nothing_else(trained, root, cap
     tiny.run(root, stage, "--ckpt_path", "last", subcommand="validate")
     assert json.loads((folder / "metrics.json").read_text()) == before  # measured again, the same
     tiny.run(root, stage, subcommand="test")  # the last checkpoint is what there is to test
-    assert capsys.readouterr().out.strip().splitlines()[-1] == f"run: {folder}"
+    assert said_last(capsys.readouterr().out) == f"run: {folder}"
     after = json.loads((folder / "metrics.json").read_text())
     assert {name: after[name] for name in before} == before
     tested = {name.replace("test/", "val/") for name in after.keys() - before.keys()}

@@ -18,6 +18,8 @@ from PIL import Image
 import train
 from degrain.models.core.layers import PyramidConfig
 from degrain.models.inference.checkpoint import Card
+from degrain.models.training.curves import SPEED
+from degrain.models.training.metrics_file import MetricsFile
 from degrain.models.vae.latent_prior import LatentPrior
 from degrain.models.vae.network import VAE, VAEConfig
 
@@ -144,7 +146,7 @@ def assert_equal_states(one: Any, other: Any, where: str = "") -> None:
 def assert_same_run(one: Path, other: Path) -> None:
     """Assert that two finished runs are equal, bit for bit, and that a kill has left no part of a file.
 
-    Compared are weights, averages, optimizer states, position, values and pictures.
+    Compared are weights, averages, optimizer states, position, values, curves and pictures.
     """
     whole, theirs = checkpoint(one), checkpoint(other)
     for state in (whole, theirs):
@@ -152,6 +154,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     for key in ("state_dict", "optimizer_states", "degrain"):
         assert_equal_states(whole[key], theirs[key], key)
     assert_equal_states(*(json.loads((run / "metrics.json").read_text()) for run in (one, other)), "metrics.json")
+    rows = [MetricsFile(run / "metrics.csv").rows() for run in (one, other)]
+    for mine, theirs in zip(*rows, strict=True):  # but for terms of some steps alone, which a resumed run has not yet
+        shared = {name for name in mine.keys() & theirs.keys() if not name.startswith(SPEED)}
+        assert len(shared) > 5
+        assert {name: mine[name] for name in shared} == {name: theirs[name] for name in shared}, "metrics.csv"
     drawn = [{path.name: path.read_bytes() for path in (run / "pictures").iterdir()} for run in (one, other)]
     assert drawn[0] == drawn[1], "pictures"
     assert not list(one.rglob(".*.part*"))

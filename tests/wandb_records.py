@@ -55,3 +55,26 @@ def config(records: list[Record]) -> dict[str, Any]:
 def run_ids(records: list[Record]) -> list[str]:
     """Return the run id of each part."""
     return [record.run.run_id for record in records if record.HasField("run")]
+
+
+def labels(records: list[Record]) -> dict[str, Any]:
+    """Return name, group, tags and notes of the first part."""
+    run = next(record.run for record in records if record.HasField("run"))
+    return {"name": run.display_name, "group": run.run_group, "tags": list(run.tags), "notes": run.notes}
+
+
+def summary(records: list[Record]) -> dict[str, Any]:
+    """Return the summary: the last logged values, and those that were set."""
+    values: dict[str, Any] = {}
+    for record in records:
+        if record.HasField("history"):
+            values |= history([record])[0]
+        for item in record.summary.update if record.HasField("summary") else []:
+            values["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    return values
+
+
+def artifacts(records: list[Record]) -> list[tuple[str, list[str], dict[str, Any]]]:
+    """Return name, aliases and metadata of each artifact that was logged."""
+    found = [record.artifact for record in records if record.HasField("artifact")]
+    return [(item.name, list(item.aliases), json.loads(item.metadata)) for item in found]

@@ -21,6 +21,7 @@ from torch import Tensor
 from degrain.models.core.errors import InputError
 from degrain.models.core.layers import PyramidConfig
 from degrain.models.core.randomness import shown
+from degrain.models.inference.artifact import local_checkpoint
 from degrain.models.inference.hub import SCHEME, WEIGHTS, downloaded
 from degrain.models.vae.flow import FlowConfig
 from degrain.models.vae.network import VAEConfig
@@ -96,14 +97,15 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     """Read the card and the weights of a checkpoint or an export, on the CPU; no code in the file is run.
 
     Args:
-        path: of the file, of a folder with a model.safetensors, or hf://USER/NAME (see `hub.downloaded`).
+        path: of the file, of a folder with a model.safetensors, hf://USER/NAME (see `hub.downloaded`), or an address in
+            W&B (see `artifact.local_checkpoint`).
 
     Raises:
         InputError: no such file, no checkpoint, truncated, damaged, or not written by degrain.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
-    path = downloaded(path) if str(path).startswith(SCHEME) else Path(path)
+    path = downloaded(path) if str(path).startswith(SCHEME) else Path(local_checkpoint(path))
     if (path / WEIGHTS).is_file():
         path = path / WEIGHTS
     if path.is_dir():

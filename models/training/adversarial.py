@@ -99,7 +99,7 @@ class AdversarialModule(ImageModule):
 
         self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
         self.count_images(batch, g.skipped)
-        self.log_terms("train", d.terms | g.terms)
+        self.log_terms("train", d.terms | g.terms | {"d_gradient_norm": d.norm, "g_gradient_norm": g.norm})
 
     def spread_due(self, number: int) -> bool:
         """Return whether step `number` has the spread term."""

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from degrain.models.training.image_module import ImageModule
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Signals that stop a run: Ctrl-C, the end of a job, and those that clusters send before they take a machine away."""
+
+Upload = Callable[[pl.Trainer, ImageModule, Path], None]
 
 
 class StopRequest:
@@ -69,11 +72,12 @@ class Checkpoints(Checkpoint):
         path: the file.
         minutes: least time between two checkpoints within a leg.
         at_once: save before the first step, so that a fork can be resumed without the checkpoint that it began with.
+        upload: called on the first process with every checkpoint that was just validated and written.
     """
 
-    def __init__(self, path: Path, minutes: float = 5.0, at_once: bool = False) -> None:
+    def __init__(self, path: Path, minutes: float = 5.0, at_once: bool = False, upload: Upload | None = None) -> None:
         self.path, self.seconds, self.saved_at = path, 60 * minutes, time.monotonic()
-        self.at_once = at_once
+        self.at_once, self.upload = at_once, upload
         self.group: torch.distributed.ProcessGroup | None = None  # agrees on the CPUs, and so waits for no accelerator
         self.stop = StopRequest()
 
@@ -99,6 +103,8 @@ class Checkpoints(Checkpoint):
             return wrong
         trainer.save_checkpoint(self.path, weights_only=False)
         self.saved_at = time.monotonic()
+        if validated and self.upload is not None and trainer.is_global_zero:
+            self.upload(trainer, trainer.lightning_module, self.path)
         return None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: ImageModule, *_) -> None:

@@ -18,9 +18,11 @@ from degrain.models.core.files import replacing
 from degrain.models.core.threads import set_threads
 from degrain.models.inference.checkpoint import Card, read_checkpoint
 from degrain.models.training.checkpoints import Checkpoints
+from degrain.models.training.curves import Curves
 from degrain.models.training.device import MatmulPrecision, compile_errors, compile_networks, set_products
 from degrain.models.training.evaluator import Evaluator
 from degrain.models.training.launchers import launched
+from degrain.models.training.next_step import after_fit, after_test, measure
 from degrain.models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
 from degrain.models.training.recipe import Recipe
 from degrain.models.training.report import Pictures
@@ -33,8 +35,8 @@ from degrain.models.training.run_folder import (
     run_folder,
     starts_the_job,
 )
-from degrain.models.training.stage_1 import refuse_missing, say_if_another, vae_option
-from degrain.models.training.tracking import Mode, make_tracker
+from degrain.models.training.stage_1 import group_of, refuse_missing, say_if_another
+from degrain.models.training.tracking import Mode, Tracker, make_tracker, own_name
 from degrain.models.training.trainer_options import (
     DEFAULTS,
     check_trainer,
@@ -107,6 +109,10 @@ class CLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument("--wandb", type=Mode, default="auto", help="auto: online when logged in, else offline")
         parser.add_argument("--project", type=str, default="degrain", help="W&B project")
+        parser.add_argument("--group", type=str | None, help="W&B group; by default that of its stage 1, or its name")
+        parser.add_argument("--tags", type=list[str] | str, default=[], help="W&B tags: a,b or [a, b]")
+        parser.add_argument("--notes", type=str | None, help="W&B notes")
+        parser.add_argument("--wandb_artifacts", type=bool, default=False, help="upload every validated checkpoint")
         parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help="least time between checkpoints")
         parser.add_argument("--compile", type=bool, default=False, help="torch.compile for the networks of fit's steps")
         parser.add_argument(
@@ -163,6 +169,7 @@ class CLI(LightningCLI):
         if config.trainer is None:
             raise InputError("config: trainer is empty; give it options or leave it out")
         refuse_nulls(self._parser(self.subcommand), config)
+        config.name = own_name(config.name) if config.name else config.name
         self.folder = run_folder(config)
         refuse_options(config.trainer)
         for part in ("model", "data"):
@@ -178,6 +185,7 @@ class CLI(LightningCLI):
         if config.ckpt_path:
             self.card, self.state = read_checkpoint(config.ckpt_path)
         config.weights_only = True  # a checkpoint is data, never code
+        config.group = config.group or group_of(config)
 
     def after_instantiate_classes(self) -> None:
         if self.subcommand != "fit" and not is_overridden("test_step", self.model):
@@ -219,15 +227,19 @@ class CLI(LightningCLI):
         self.model.load_export(self.card, self.state, path)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        settings, loggers, trial = self.config[self.subcommand], [], config["fast_dev_run"]
-        if not trial:  # which writes nothing
+        settings, trial = self.config[self.subcommand], config["fast_dev_run"]
+        tracker = None if trial or config["logger"] is False else self.tracker()
+        if not trial:
             callbacks = [*callbacks, FinalValues(self.folder / "metrics.json")]
         if self.subcommand == "fit" and not trial:
-            if config["logger"] is not False:
-                tracker = make_tracker(settings.wandb, settings.name, self.folder, settings.project, self.tracked_run)
-                loggers += [tracker] if tracker else []
-            checkpoints = Checkpoints(self.folder / "last.ckpt", settings.checkpoint_minutes, at_once=self.forks)
-            callbacks += [Pictures(self.folder / "pictures"), checkpoints]
+            curves = Curves(self.folder)
+            upload = curves.upload if settings.wandb_artifacts else None
+            if upload and tracker is None:
+                raise InputError("--wandb_artifacts true: W&B is off; pass --wandb offline, or leave it out")
+            path, minutes = self.folder / "last.ckpt", settings.checkpoint_minutes
+            checkpoints = Checkpoints(path, minutes, at_once=self.forks, upload=upload)
+            callbacks += [curves, Pictures(self.folder / "pictures"), checkpoints]
+        loggers = [tracker] if tracker else []
         options = trainer_options(config, self.folder, loggers, callbacks, fits=self.subcommand == "fit")
         with in_one_line(options):
             trainer = super()._instantiate_trainer(options, [])
@@ -235,6 +247,13 @@ class CLI(LightningCLI):
         self._set_threads(trainer.num_devices)
         self._set_device(trainer)
         return trainer
+
+    def tracker(self) -> Tracker | None:
+        """Return the logger of W&B; a test logs to the run that it measures, if that was tracked."""
+        logs = self.subcommand == "fit" or self.subcommand == "test" and self.tracked_run
+        c = self.config[self.subcommand]
+        labels = {"group": c.group, "tags": c.tags, "notes": c.notes}
+        return make_tracker(c.wandb, c.name, self.folder, c.project, self.tracked_run, **labels) if logs else None
 
     def _set_threads(self, processes: int) -> None:
         """Set the number of threads and say it; a run that is gone on with keeps its own if as many cores are free."""
@@ -272,6 +291,8 @@ class CLI(LightningCLI):
             say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
         elif self.asked_for_last:
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
+        if note := isinstance(model, Recipe) and model.schedule.note():
+            say(note)
         with compile_errors("torch.compile failed") if self.compiles else nullcontext():
             self.trainer.fit(model, **settings)
         if end := early_end(self.trainer, model):
@@ -282,13 +303,13 @@ class CLI(LightningCLI):
         self.trainer.test(model, **settings | {"verbose": False})
 
     def after_run(self) -> None:
-        if not self.trainer.fast_dev_run:
-            rank_zero_only(print)(f"run: {self.folder}")
+        """Print the folder of the run and the commands to type next."""
+        if self.trainer.fast_dev_run:
+            return
+        commands = {"fit": [], "validate": [measure(self.folder)], "test": after_test(self.folder)}
+        if isinstance(self.model, Recipe) and self.model.finished and self.subcommand == "fit":
+            commands["fit"] = after_fit(self.config.fit, self.model.card().stage)
+        for line in (f"run: {self.folder}", *(f"next: {command}" for command in commands[self.subcommand])):
+            rank_zero_only(print)(line)
 
-    after_validate = after_test = after_run
-
-    def after_fit(self) -> None:
-        stage_1 = isinstance(self.model, Recipe) and self.model.card().stage == "vae"
-        if stage_1 and self.model.finished and not self.trainer.fast_dev_run:
-            rank_zero_only(print)(f"stage 2 takes it by {vae_option(self.folder / 'last.ckpt')}")
-        self.after_run()
+    after_fit = after_validate = after_test = after_run

@@ -27,6 +27,9 @@ EVALUATORS = (DrawComparison, FaceSheet, ModeCounts)
 MOST_IMAGES = 2500
 """The default of n for large sets of held-out images."""
 
+MOST_FACES = 64
+"""The default of `sheet`."""
+
 
 class Evaluator(Callback):
     """Run all evaluators at the end of a test: drawn images compared with held-out images, and counts of modes.
@@ -43,7 +46,8 @@ class Evaluator(Callback):
         download: fetch Inception's weights (95 MB) if they are missing.
         cache: folder of the statistics of real images, which are measured once.
         batch_size: images drawn at once.
-        sheet: draws on a sheet of faces to score by eye, see models/evaluation/face_sheet.py; 0 for no sheet.
+        sheet: draws on a sheet of faces to score by eye, see models/evaluation/face_sheet.py; 0 for no sheet; by
+            default 64.
         off: compare no images and write no sheet; modes are counted all the same.
 
     Raises:
@@ -59,9 +63,12 @@ class Evaluator(Callback):
         download: bool = False,
         cache: str = ".cache/degrain/statistics",
         batch_size: int = 64,
-        sheet: int = 64,
+        sheet: int | None = None,
         off: bool = False,
     ) -> None:
+        ignored = {"n": n, "sheet": sheet} if off else {}
+        self.ignored = ", ".join(f"--evaluation.{name} {value}" for name, value in ignored.items() if value)
+        sheet = MOST_FACES if sheet is None else sheet
         if n is not None and n < LEAST_IMAGES or seeds < 1 or batch_size < 1 or sheet < 0 or sheet == 1:
             raise InputError(
                 f"evaluation: n ({n}) must be at least {LEAST_IMAGES}, seeds ({seeds}) and batch_size ({batch_size}) "
@@ -85,6 +92,8 @@ class Evaluator(Callback):
         say = rank_zero_only(print)
         if trainer.limit_test_batches != 1.0:
             say("evaluation: held-out values are of the first batches alone (trainer.limit_test_batches)")
+        if self.ignored:
+            say(f"evaluation: {self.ignored}: not used, --evaluation.off true compares no images and writes no sheet")
         if trainer.fast_dev_run:  # a trial draws nothing
             self.evaluators = []
             return

@@ -86,6 +86,7 @@ class GANModule(AdversarialModule):
         spread = (spread_weight, spread_every if noise else 0)
         super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary, *spread)
         self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
+        self.watched = "val/l2" if loss == "l2" else None
         card, self.vae, self.prior = load_vae(vae)
         refuse_vae(vae, card.size, self.vae.pixel_by_pixel, size)
         self.vae.requires_grad_(False).eval()
@@ -127,7 +128,7 @@ class GANModule(AdversarialModule):
         g.step()
         self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
         self.count_images(batch, g.skipped)
-        self.log_terms("train", g.terms)
+        self.log_terms("train", g.terms | {"g_gradient_norm": g.norm})
 
     def scenes(self, batch: Batch, draws: int) -> list[Scene]:
         scenes = []

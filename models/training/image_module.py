@@ -74,6 +74,10 @@ class ImageModule(Recipe):
         count = number_of_pieces(images, getattr(self.trainer.datamodule, "micro_batch_size", None) or images)
         return [({n: values[i::count] for n, values in batch.items()}, self.noise(i, count)) for i in range(count)]
 
+    def count_images(self, batch: Batch, skipped: Tensor | None = None) -> None:
+        super().count_images(batch, skipped)
+        self.log("train/skipped_steps", self.skips[0].float(), on_step=True, on_epoch=False)
+
     def gather_global(self, rows: Tensor) -> Tensor:
         """Return the rows of the whole global batch in its order, (B, ...) -> (B W, ...) for W processes.
 
@@ -88,14 +92,13 @@ class ImageModule(Recipe):
         return rearrange(parts, "w b ... -> (b w) ...")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the number of skipped steps, and end a run in which too many in a row were skipped.
+        """End a run in which too many steps in a row were skipped.
 
         Where the host would have to wait for it, it looks every PATIENCE steps and at the end of a leg alone.
 
         Raises:
             InputError: PATIENCE steps or more in a row.
         """
-        self.log("train/skipped_steps", self.skips[0].float(), on_step=True, on_epoch=False)
         number = self.steps_done(batch)
         if readable(self.device) or number % PATIENCE == 0 or self.trainer.is_last_batch:
             in_a_row = int(self.skips[1])
@@ -139,6 +142,7 @@ class ImageModule(Recipe):
         self.log_dict({f"val/{name}": value for name, value in self.epoch_metrics("val").items()})
 
     def on_test_epoch_end(self) -> None:
+        self.log_position()
         self.log_dict({f"test/{name}": value for name, value in self.epoch_metrics("test").items()})
 
     # Drawing and reporting.

@@ -16,6 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from degrain.models.core.command_line import OneLineParser, fail, option_names
 from degrain.models.core.errors import InputError
+from degrain.models.training.short_help import Options, print_common_options
 
 PACKAGES = (
     *("degrain.models.training", "degrain.models.toys"),
@@ -55,7 +56,8 @@ class ConfigParser(OneLineParser, LightningArgumentParser):
 
     def parse_args(self, args: list[str] | None = None, *rest: Any, **options: Any) -> Namespace:
         if self._subcommands_action is not None:  # not in the parser of a class or a subcommand
-            ConfigParser.whole, ConfigParser.line = self, list(sys.argv[1:] if args is None else args)
+            args = print_common_options(self, list(sys.argv[1:] if args is None else args), common_actions)
+            ConfigParser.whole, ConfigParser.line = self, args
         return super().parse_args(args, *rest, **options)
 
     def places(self) -> dict[str, str]:
@@ -91,6 +93,16 @@ def chosen_class(line: list[str], part: str) -> type | None:
     with suppress(ErrorDuringImport, AttributeError):
         cls = locate(path) if path else None
         return cls if isinstance(cls, type) else None
+
+
+def common_actions(line: list[str]) -> Options:
+    """Return the options of the model and the data of a command line, or of those that it would have for faces."""
+    usual = {"data": "degrain.data.datamodule.ImageFolder", "model": "degrain.models.training.GANModule"}
+    found = {}
+    for part, path in usual.items():
+        cls = chosen_class(line, part) or locate(path)
+        found |= {f"{part}.{action.dest}": action for action in class_parser(cls)._actions}
+    return found
 
 
 def arguments(cls: type) -> list[str]:

@@ -38,10 +38,12 @@ class Recipe(pl.LightningModule):
         warm_from: images seen when the learning rate last rose from 0.
         skips: steps that were not finite and changed nothing, (2,): in all, and in a row.
         tracked_run: id of the run in W&B that a checkpoint keeps while tracking is off.
+        watched: name of the validation value whose least is best; None if none tells which checkpoint is.
     """
 
     skips: Tensor
     tracked_run: str | None = None
+    watched: str | None = None
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
@@ -110,7 +112,9 @@ class Recipe(pl.LightningModule):
             of_all = average_over_processes(torch.stack([mean.float() for mean in means.values()]))
             means = dict(zip(means, of_all, strict=True))
         self.log_dict(means, on_step=training, on_epoch=not training, batch_size=size, sync_dist=not training)
-        if training:
+        if training:  # on the CPU: a value that went to the device would make the host wait for it
+            rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("train/learning_rate", rate, on_step=True, on_epoch=False)
             self.log_position()
 
     def log_position(self) -> None:

@@ -1,6 +1,7 @@
 """Tables, figures and pictures of a run, written into its folder and sent to W&B."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,15 @@ from degrain.models.inference.pipeline import Pipeline
 if TYPE_CHECKING:
     from degrain.models.training.image_module import ImageModule
     from degrain.models.training.recipe import Recipe
+
+CAPTIONS = {
+    "diagnostics": "held-out images: what the decoder's distribution and the codes tell",
+    "denoisings": "one latent a column; denoisings of several draws of its noise",
+    "regions": "held-out images: errors and std by region of the face",
+    "spectra": "power spectra of drawn images and of photographs",
+    "neighbours": "draws, and below them the training images with the nearest features",
+}
+"""What W&B says below a picture, by its name."""
 
 
 class Report(Callback):
@@ -51,6 +61,15 @@ class Report(Callback):
                 part.write_text(table + "\n", encoding="utf-8")
             suffixes = {name: ".csv" if isinstance(figure, str) else ".png" for name, figure in drawn.items()}
             write_figures(drawn, {n: folder / f"{n}{suffixes[n]}" for n in drawn}, trainer, module.images_seen)
+            self.log_results(trainer, module)
+
+    def log_results(self, trainer: pl.Trainer, module: "Recipe") -> None:
+        """Send the values of a test, or of a toy, to W&B as a table."""
+        prefix = {"train": "toy/", "test": "test/"}[self.end]
+        values = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(prefix)}
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_results"):
+                logger.log_results(values | module.extra_metrics(), module.images_seen)
 
 
 class Pictures(Callback):
@@ -83,7 +102,8 @@ class Pictures(Callback):
             return
         drawn = {name: panel(images) for name, images in rows.items()} | module.figures()
         paths = {name: self.folder / f"{module.images_seen:09d}-{name}.png" for name in drawn}
-        write_figures(drawn, paths, trainer, module.images_seen)
+        captions = {name: f"rows from top to bottom: {', '.join(images)}" for name, images in rows.items()}
+        write_figures(drawn, paths, trainer, module.images_seen, captions)
 
     def reconstructions(self, pipeline: Pipeline, x: Tensor) -> dict[str, Tensor]:
         """Return photographs (B, 3, H, W) and their rows for the centre of each q(z|x): its mean, if it is Gaussian."""
@@ -93,9 +113,13 @@ class Pictures(Callback):
 
 
 def write_figures(
-    figures: dict[str, Figure | Image | str], paths: dict[str, Path], trainer: pl.Trainer, images_seen: int
+    figures: dict[str, Figure | Image | str],
+    paths: dict[str, Path],
+    trainer: pl.Trainer,
+    images_seen: int,
+    captions: Mapping[str, str] | None = None,
 ) -> None:
-    """Write figures and texts to their paths, and log the figures if there is a logger of pictures."""
+    """Write figures and texts to their paths, and log the figures, with captions, if there is a logger of pictures."""
     for name, figure in figures.items():
         with replacing(paths[name]) as part:
             if isinstance(figure, str):
@@ -105,4 +129,6 @@ def write_figures(
     pictures = {name: str(path) for name, path in paths.items() if not isinstance(figures[name], str)}
     for logger in trainer.loggers:
         if hasattr(logger, "log_pictures"):
-            logger.log_pictures(pictures, images_seen)
+            texts = CAPTIONS | dict(captions or {})
+            said = {name: f"{images_seen:,} images seen; {text}" for name, text in texts.items()}
+            logger.log_pictures(pictures, images_seen, said)

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from degrain.models.core.errors import InputError
 from degrain.models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
+from degrain.models.inference.artifact import local_checkpoint
 from degrain.models.training.recipe import leaves
 
 
@@ -84,9 +85,10 @@ def checkpoint_of(folder: Path, given: str | None, fit: bool, trial: bool = Fals
     """
     last = folder / "last.ckpt"
     if not fit:
-        return str(last) if given in (None, "last") else given
+        return str(last) if given in (None, "last") else local_checkpoint(given)
     if given == "last":
         return str(last) if last.exists() else None  # stopped before its first checkpoint, or not begun
+    given = given and local_checkpoint(given)
     if is_own(folder, given) and last.exists():
         return given
     if not trial and (last.exists() or (folder / "config.yaml").exists()):

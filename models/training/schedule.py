@@ -49,6 +49,16 @@ class Schedule:
                 f"negative"
             )
 
+    def note(self) -> str | None:
+        """Return a line if the budget ends before the learning rate has risen, or None."""
+        if self.warmup_images <= self.budget:
+            return None
+        return (
+            f"model.warmup_images {self.warmup_images:,} is above model.budget {self.budget:,}: the learning rate ends "
+            f"its rise at {max(self.rate(images) for images in range(0, self.budget, -(-self.budget // 100))):.2g} of "
+            f"{self.learning_rate:g}"
+        )
+
     def progress(self, images_seen: int) -> float:
         """Return the share of the budget that has been seen, from 0 to 1."""
         return min(1.0, images_seen / self.budget)

@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
@@ -17,6 +19,18 @@ MOST_RUNS = 20  # that are looked at for a stage 1
 def vae_option(checkpoint: str | Path) -> str:
     """Return the option that lets stage 2 take a stage 1, as it is typed."""
     return f"--model.vae {shlex.quote(str(checkpoint))}"
+
+
+def group_of(config: Namespace) -> str:
+    """Return the group of a run in W&B: that of its stage 1, whose name it has by default."""
+    given = config.model.get("init_args") or {}
+    if "vae" not in given or not isinstance(given["vae"], str):
+        return config.name
+    path = Path(given["vae"])
+    with suppress(OSError, ValueError, AttributeError, yaml.YAMLError):  # an export has no config beside it
+        if group := yaml.safe_load(path.with_name("config.yaml").read_text(encoding="utf-8")).get("group"):
+            return group
+    return path.parent.name if path.name == "last.ckpt" and path.parent.name else path.stem
 
 
 def refuse_missing(path: str, size: int, runs: str) -> None:

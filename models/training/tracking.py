@@ -1,9 +1,11 @@
 """W&B: the only file of the project that knows wandb, which is imported when a run starts, not before."""
 
 import json
+import math
 import os
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,14 +38,26 @@ def make_tracker(
     run_dir: Path | str,
     project: str = "degrain",
     run_id: str | None = None,
+    **labels: Any,
 ) -> "Tracker | None":
     """Return the tracker of a run, or None if tracking is off; "auto" follows WANDB_MODE if that is set.
 
-    Lightning takes None for "the default logger": write Trainer(logger=tracker or False).
+    Lightning takes None for "the default logger": write Trainer(logger=tracker or False). `labels` are the Tracker's.
     """
     if mode == "auto":
         mode = ENVIRONMENT.get(os.environ.get("WANDB_MODE", ""), "auto")
-    return None if mode == "off" else Tracker(name, run_dir, project, mode, run_id)
+    return None if mode == "off" else Tracker(name, run_dir, project, mode, run_id, **labels)
+
+
+def run_of_sweep() -> str | None:
+    """Return the id that the agent of a W&B sweep has given to this run; None outside of a sweep."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def own_name(name: str) -> str:
+    """Return the name of a run, in a sweep with the run's id: all its runs have the same config."""
+    run = run_of_sweep()
+    return name if run is None or name.endswith(f"-{run}") else f"{name}-{run}"
 
 
 class Tracker(WandbLogger):
@@ -61,7 +75,10 @@ class Tracker(WandbLogger):
         run_dir: folder of the run; W&B makes RUN_DIR/wandb.
         project: W&B project.
         mode: "online", "offline", or "auto": online if W&B finds an API key, else offline.
-        run_id: id of the run to go on with; None starts a new one.
+        run_id: id of the run to go on with; None starts a new one, or that of the sweep's agent.
+        group: name under which W&B shows runs together.
+        tags: labels by which W&B selects runs; a text has commas between them.
+        notes: a text about the run.
     """
 
     def __init__(
@@ -71,10 +88,18 @@ class Tracker(WandbLogger):
         project: str = "degrain",
         mode: Literal["auto", "online", "offline"] = "auto",
         run_id: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] | str = (),
+        notes: str | None = None,
     ) -> None:
         # The id is drawn here, so that it is known (to a checkpoint) before W&B has started.
-        super().__init__(name=name, save_dir=run_dir, project=project, id=run_id or token_hex(4))
+        tags = [tag.strip() for tag in tags.split(",")] if isinstance(tags, str) else list(tags)
+        labels = {"group": group, "tags": [tag for tag in tags if tag] or None, "notes": notes}
+        run_id = run_id or run_of_sweep() or token_hex(4)
+        super().__init__(name=name, save_dir=run_dir, project=project, id=run_id, **labels)
         del self._wandb_init["anonymous"]  # Lightning passes it on, and wandb warns that it is deprecated
+        if run_of_sweep():  # W&B would warn that the agent has chosen these
+            del self._wandb_init["project"], self._wandb_init["id"]
         self.mode = mode
 
     @property
@@ -123,9 +148,11 @@ class Tracker(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write one row at images_seen = step.
 
-        W&B's own step stays out of it: W&B drops rows whose step goes back, as it does after a resume.
+        W&B's own step stays out of it: W&B drops rows whose step goes back, as it does after a resume. Numbers that are
+        not finite stay out, too: the last and the least value of a name, by which sweeps choose, are always numbers.
         """
-        self.experiment.log(dict(metrics) if step is None else {**metrics, "images_seen": step})
+        row = {name: value for name, value in metrics.items() if not not_finite(value)}
+        self.experiment.log(row if step is None else {**row, "images_seen": step})
 
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
@@ -133,11 +160,53 @@ class Tracker(WandbLogger):
         self.experiment.config.update(json.loads(json.dumps(config, default=str)), allow_val_change=True)
 
     @rank_zero_only
-    def log_pictures(self, pictures: Mapping[str, Picture], images_seen: int) -> None:
-        """Write pictures by name: uint8 arrays (H, W, C), PIL images or paths of image files."""
+    def log_pictures(
+        self, pictures: Mapping[str, Picture], images_seen: int, captions: Mapping[str, str] | None = None
+    ) -> None:
+        """Write pictures by name: uint8 arrays (H, W, C), PIL images or paths of image files, with captions by name."""
         import wandb
 
-        self.log_metrics({name: wandb.Image(picture) for name, picture in pictures.items()}, step=images_seen)
+        captions = captions or {}
+        images = {name: wandb.Image(picture, caption=captions.get(name)) for name, picture in pictures.items()}
+        self.log_metrics(images, step=images_seen)
+
+    @rank_zero_only
+    def log_results(self, results: Mapping[str, Any], images_seen: int) -> None:
+        """Write what a test found, by path: as a table, a row for each value, and into the run's summary.
+
+        The table has the parts of a path `test/MEASURE/ROW/METRIC` as columns, so that W&B can group and filter it.
+        """
+        import wandb
+
+        table = wandb.Table(["measure", "row", "metric", "value"])
+        numbers = {name: value for name, value in results.items() if isinstance(value, int | float)}
+        for name, value in numbers.items():
+            kind, *between, metric = name.split("/")
+            measure, *row = between or [kind]
+            table.add_data(measure, "/".join(row), metric, None if not_finite(value) else float(value))
+        self.log_metrics({"results": table}, step=images_seen)
+        self.log_summary({name: value for name, value in results.items() if not not_finite(value)})
+
+    @rank_zero_only
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Set values of the run's summary."""
+        self.experiment.summary.update(dict(values))
+
+    @rank_zero_only
+    def log_checkpoint(self, path: Path, aliases: Sequence[str], about: Mapping[str, Any]) -> None:
+        """Keep a copy of a checkpoint as the next version of the artifact NAME, of type `model`.
+
+        Args:
+            path: the checkpoint.
+            aliases: names of this version; W&B takes them from the version that had them.
+            about: its metadata.
+        """
+        import wandb
+
+        name = re.sub(r"[^\w.-]", "-", self._name, flags=re.ASCII)  # all that W&B takes
+        artifact = wandb.Artifact(name, type="model", metadata=dict(about))
+        artifact.add_file(str(path))
+        self.experiment.log_artifact(artifact, aliases=list(aliases))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -153,3 +222,8 @@ class Tracker(WandbLogger):
         if run.offline:
             folder = shlex.quote(os.path.join(self.save_dir, "wandb"))
             print(f"W&B run {run.id} is offline; to upload it: wandb sync {folder}")
+
+
+def not_finite(value: Any) -> bool:
+    """Return True for a number that is not finite."""
+    return isinstance(value, float) and not math.isfinite(value)

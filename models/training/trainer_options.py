@@ -29,6 +29,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from degrain.models.core.errors import InputError, first_line
+from degrain.models.training.curves import FetchClock
 from degrain.models.training.launchers import refuse_launcher
 from degrain.models.training.limits import Limits
 from degrain.models.training.progress import ImagesProgressBar
@@ -145,6 +146,7 @@ def trainer_options(
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in [*theirs, *callbacks]),
         "benchmark": benchmark,  # cuDNN's, of a GPU
         "callbacks": [*theirs, *bars, Limits(**limits), *callbacks],
+        "profiler": given["profiler"] or FetchClock(),
         **{"max_steps": -1, "max_epochs": -1, "max_time": None},  # counted by Limits
     }
 

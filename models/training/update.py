@@ -33,10 +33,12 @@ class Update:
 
     Attributes:
         terms: named terms of all pieces without their graphs, each piece along a new first axis.
+        norm: norm of the gradient before it is clipped, ().
         skipped: whether the step was not finite, or forbidden, and changed nothing: a bool tensor, ().
     """
 
     terms: dict[str, Tensor]
+    norm: Tensor
     skipped: Tensor
 
     def __init__(self, module: pl.LightningModule, optimizer: LightningOptimizer, clip: float = inf) -> None:
@@ -76,6 +78,7 @@ class Update:
             norm = nn.utils.clip_grad_norm_(parameters, self.clip * (scaler.get_scale() if scaler else 1.0))
         else:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.norm = norm if scaler is None else norm / scaler.get_scale()
         self.skipped = ~norm.isfinite() if unless is None else ~norm.isfinite() | unless
         if scaler is None:
             self.optimizer.optimizer.found_inf = self.skipped.to(torch.float32)  # a fused Adam then changes nothing

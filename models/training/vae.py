@@ -67,6 +67,7 @@ class VAEModule(ImageModule):
     """
 
     fitted_at: int | None = None
+    watched = "val/bits_per_dimension"
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class VAEModule(ImageModule):
             update.backward(loss / x[0].numel(), terms)  # nats per dimension: one gradient_clip for every size
         update.step()
         self.count_images(batch, update.skipped)
-        self.log_terms("train", update.terms)
+        self.log_terms("train", update.terms | {"gradient_norm": update.norm})
 
     def loss(self, x: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of images (B, 3, H, W), (), in nats per image, and named terms, (B,) or ()."""

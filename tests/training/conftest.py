@@ -1,8 +1,11 @@
 """Folders in which tests of the training make runs of their own."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 
 from tests.conftest import Trained
 from tests.training.recipes import folder_of_runs
@@ -19,3 +22,16 @@ def bare_root(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Enter a folder with the cached images and no run, and return it."""
     monkeypatch.chdir(tmp_path)
     return folder_of_runs(trained, tmp_path, stage_1=False)
+
+
+@pytest.fixture
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Hide W&B credentials and settings; wandb reads its environment only after a teardown."""
+    wandb.teardown()  # first, or the address of another test's W&B process would be put back at the end
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home/netrc"))
+    yield
+    wandb.teardown()

@@ -29,7 +29,8 @@ HELD_OUT = {
 @pytest.mark.parametrize("stage", ["vae", "gan"])
 def test_every_value_has_its_path_in_metrics_json(trained, stage):
     metrics = json.loads((getattr(trained, stage) / "metrics.json").read_text())
-    paths = {f"train/{name}" for name in (*TERMS[stage], "skipped_steps")}
+    norms = {"vae": ["gradient_norm"], "gan": ["d_gradient_norm", "g_gradient_norm"]}[stage]
+    paths = {f"train/{name}" for name in (*TERMS[stage], "skipped_steps", "learning_rate", *norms)}
     paths |= {f"val/{name}" for name in HELD_OUT[stage]}
     assert metrics.keys() == paths | {"images_seen"}
     assert all(math.isfinite(value) for value in metrics.values())

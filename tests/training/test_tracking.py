@@ -1,6 +1,5 @@
 """The W&B files of a run, read from the disk: no network, no account."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-import wandb
 from PIL import Image
 
 from degrain.models.core.errors import InputError
@@ -16,6 +14,8 @@ from degrain.models.training.tracking import Tracker, make_tracker
 from tests.wandb_records import config, history, read_records, run_ids
 
 BATCH, BATCHES = 4, 6
+
+pytestmark = pytest.mark.usefixtures("no_account")
 
 
 class Line(pl.LightningModule):
@@ -47,19 +47,6 @@ class Line(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Hide W&B credentials and settings; wandb reads its environment only after a teardown."""
-    wandb.teardown()  # first, or the address of another test's W&B process would be put back at the end
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home/netrc"))
-    yield
-    wandb.teardown()
 
 
 def fit(tracker: Tracker) -> None:
