@@ -22,7 +22,7 @@ from torch import Tensor
 from degrain.models.core.errors import InputError
 from degrain.models.core.gaussian import LatentDraws
 from degrain.models.core.randomness import noise_of_images
-from degrain.models.inference import pipeline
+from degrain.models.inference import pipeline, variations
 from degrain.models.training import image_module
 from degrain.models.training.image_module import ImageModule, number_of_pieces
 from degrain.models.training.trainer_options import refuse_division
@@ -41,7 +41,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     photographs = ImageModule.photographs
     monkeypatch.setattr(ImageModule, "photographs", lambda module, batch: photographs(module, batch).double())
-    for user in (image_module, pipeline):
+    for user in (image_module, pipeline, variations):
         monkeypatch.setattr(user, "noise_of_images", lambda *key: noise_of_images(*key).double())
     torch.set_default_dtype(torch.float64)
     yield
