@@ -1,10 +1,11 @@
-# Two commands: `make demo` trains both stages on drawn portraits and samples, `make test` lints and tests.
+# `make demo` trains both stages on drawn portraits and samples, `make test` lints and tests, `make docs` runs the commands
+# of README.md in a fresh clone and draws the pictures of docs/ that come from exports anew.
 # Each creates .venv first if there is none. PYTHON: the interpreter (3.11 or newer). WORKERS: processes of the tests.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test docs
 
 demo: .venv/ready
 	@echo "demo 1/3: stage 1, the VAE, on drawn portraits"
@@ -19,6 +20,9 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+docs: .venv/ready
+	$(BIN)/python -m tests.docs.commands
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
