@@ -5,16 +5,14 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from degrain.models.core.errors import InputError
-from degrain.models.core.files import replacing
 from degrain.models.core.threads import set_threads
 from degrain.models.inference.checkpoint import Card, read_checkpoint
 from degrain.models.training.checkpoints import Checkpoints
@@ -27,8 +25,7 @@ from degrain.models.training.parser import ConfigParser, arguments, class_parser
 from degrain.models.training.recipe import Recipe
 from degrain.models.training.report import Pictures
 from degrain.models.training.run_folder import (
-    as_template,
-    changes,
+    SaveConfig,
     checkpoint_of,
     claimed,
     is_own,
@@ -46,22 +43,6 @@ from degrain.models.training.trainer_options import (
     trainer_options,
 )
 from degrain.models.training.values import FinalValues
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config to the run's folder and to W&B; a validation or test leaves it as it is."""
-
-    def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            text = self.parser.dump(as_template(self.config), skip_none=False)
-            path = Path(trainer.default_root_dir) / "config.yaml"
-            if changed := changes(path, text):
-                print(f"changed since the last fit of this run: {changed}")
-            with replacing(path) as part:
-                part.write_text(text, encoding="utf-8")
-            for logger in trainer.loggers if trainer.enable_autolog_hparams else []:
-                if hasattr(logger, "log_config"):
-                    logger.log_config(yaml.safe_load(text))
 
 
 class CLI(LightningCLI):

@@ -8,10 +8,12 @@ from socket import gethostname
 
 import yaml
 from jsonargparse import Namespace
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_only
 
 from degrain.models.core.errors import InputError
-from degrain.models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts
+from degrain.models.core.files import folder_made, locked, refuse_unwritable, remove_dead_parts, replacing
 from degrain.models.inference.artifact import local_checkpoint
 from degrain.models.training.recipe import leaves
 
@@ -122,3 +124,19 @@ def changes(path: Path, text: str) -> str:
         return ""
     names = [name for name in after if name in before and before[name] != after[name]]
     return ", ".join(f"{name.replace('init_args.', '')} {before[name]} -> {after[name]}" for name in names)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config to the run's folder and to W&B; a validation or test leaves it as it is."""
+
+    def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            text = self.parser.dump(as_template(self.config), skip_none=False)
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            if changed := changes(path, text):
+                print(f"changed since the last fit of this run: {changed}")
+            with replacing(path) as part:
+                part.write_text(text, encoding="utf-8")
+            for logger in trainer.loggers if trainer.enable_autolog_hparams else []:
+                if hasattr(logger, "log_config"):
+                    logger.log_config(yaml.safe_load(text))

@@ -161,19 +161,14 @@ def draw_controls(clone: Clone) -> str:
         ).stderr
         with np.load(out) as file:
             rows[name] = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255
-    panel(rows, tile=64).save(clone.folder / "controls.png")
+    panel(rows, scale=2).save(clone.folder / "controls.png")
     return errors
 
 
 def draw_denoisings(clone: Clone) -> str:
     """Return the command's error, or an empty text; writes denoisings.png."""
-    lines = (
-        "from degrain.models.inference.pictures import panel",
-        "from degrain.models.inference.pipeline import load_pipeline",
-        "networks = load_pipeline('pretrained/gan_celeba64.safetensors')[1]",
-        "panel(networks.variations(0, range(8), 8)).save('denoisings.png')",
-    )
-    return clone.run(f'python -c "{"; ".join(lines)}"').stderr
+    command = "python sample.py pretrained/gan_celeba64.safetensors --variations 8 --n 8 --out denoisings.png"
+    return clone.run(command).stderr
 
 
 def draw_architecture(clone: Clone) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from degrain import __version__
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for folder in (".", "docs", "pretrained") for path in (ROOT / folder).glob("*.md"))
 
@@ -35,6 +37,6 @@ def test_the_readme_is_150_lines_at_most():
 def test_the_citation_is_of_the_package_s_version_and_has_the_fields_that_its_format_requires():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert citation["version"] == project["version"] and citation["license"] == project["license"]
+    assert citation["version"] == __version__ and citation["license"] == project["license"]
     assert citation["cff-version"] == "1.2.0" and all(citation[name] for name in ("message", "title", "authors"))
-    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
