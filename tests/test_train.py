@@ -260,7 +260,7 @@ def test_every_config_trains_a_step_of_its_own_networks(root, path):
     if "class_path" not in written.get("data", {}):
         pytest.skip("overlays have tests of their own, in test_scaling.py, test_controls.py and test_expressive.py")
     assert path.read_text().startswith("# python train.py fit -c configs/" + path.name)
-    if written["data"]["class_path"].startswith("data.gaussian"):
+    if written["data"]["class_path"].startswith("degrain.data.gaussian"):
         pytest.skip("toys have tests of their own")
     size, model, kind = written["data"]["init_args"]["size"], written["model"], written["data"]["class_path"]
     if kind.endswith(("Portraits", "StackedMNIST")):
