@@ -10,7 +10,7 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-HEAD, CELL = 24, 17
+HEAD, CELL = 24, 19
 """Characters of the first column of a line of table.txt, and of the others."""
 
 WORDS = {
@@ -39,7 +39,7 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { border-bottom: 1px solid #8886; padding: .2rem .7rem; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 img { height: auto; max-width: 100% }
-pre { overflow-x: auto; font-size: .85rem }
+pre { font-size: .85rem; white-space: pre-wrap }
 figure { margin: 1.5rem 0 }
 </style>
 </head>

@@ -34,8 +34,8 @@ class Page(HTMLParser):
 
 
 def test_a_table_of_equal_columns_becomes_rows_and_a_text_stays_text():
-    line = "".join(f"{'a':>24}") + f" {'1':>16}" + f" {'':>16}"
-    head = f"{'row':>24} {'x y':>16} {'z':>16}"
+    line = "".join(f"{'a':>24}") + f" {'1':>18}" + f" {'':>18}"
+    head = f"{'row':>24} {'x y':>18} {'z':>18}"
     text, table = blocks(f"features:\n{head}\n{line}")
     assert text.text == "features:" and not text.cells
     assert table.cells == [["row", "x y", "z"], ["a", "1", ""]]
