@@ -335,7 +335,7 @@ def test_another_evaluator_is_an_entry_in_the_list(root, monkeypatch):
 def test_every_option_is_explained_by_the_help_of_test_alone(capsys):
     for subcommand, there in (("test", True), ("fit", False)):
         with pytest.raises(SystemExit):
-            train.main([subcommand, "--help"])
+            train.main([subcommand, "--help", "all"])
         shown = " ".join(capsys.readouterr().out.split())
         assert ("--evaluation.seeds SEEDS how often images are drawn" in shown) == there
         assert ("--evaluation.off" in shown) == there
