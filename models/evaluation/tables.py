@@ -63,4 +63,4 @@ def values_of(prefix: str, table: Table) -> Iterator[tuple[str, float]]:
 
 
 def _line(head: str, cells: list[str]) -> str:
-    return f"{head:>24}" + "".join(f" {cell:>16}" for cell in cells)  # at least a blank between long ones
+    return f"{head:>24}" + "".join(f" {cell:>18}" for cell in cells)  # models.training.page reads these widths

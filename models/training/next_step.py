@@ -14,7 +14,9 @@ from degrain.models.evaluation.face_sheet import SCORE
 from degrain.models.training.parser import class_parser
 from degrain.models.training.recipe import leaves
 
-STAGE_2 = "configs/gan_celeba64.yaml"
+STAGE_2 = {32: "configs/demo_gan.yaml", 64: "configs/gan_celeba64.yaml"}
+"""Least image side -> config of stage 2 for a stage 1 that has none beside its own."""
+
 OF_A_STAGE = ("batch_size", "eval_batch_size", "micro_batch_size", "num_workers", "limit_valid")
 """Options of the data of which each stage has its own values."""
 
@@ -49,7 +51,10 @@ def measure(folder: Path) -> str:
 def stage_2(config: Namespace) -> str:
     """Return the command of stage 2 on a stage 1, with what its config files do not say already."""
     given = [Path(str(path)) for path in config.get("config") or []]
-    files = [file for file in map(of_stage_2, given) if file is not None] or [Path(STAGE_2)]
+    files = [file for file in map(of_stage_2, given) if file is not None]
+    if not files:
+        side = (config.data.get("init_args") or {}).get("size", 64)
+        files = [Path(STAGE_2[64 if side >= 64 else 32])]
     theirs: dict[str, Any] = {}
     for file in files:
         with suppress(OSError, ValueError, yaml.YAMLError):

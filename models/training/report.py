@@ -1,7 +1,9 @@
 """Tables, figures and pictures of a run, written into its folder and sent to W&B."""
 
+import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from degrain.models.core.files import replacing
 from degrain.models.inference.pictures import panel
 from degrain.models.inference.pipeline import Pipeline
+from degrain.models.training.page import page
 
 if TYPE_CHECKING:
     from degrain.models.training.image_module import ImageModule
@@ -33,6 +36,8 @@ CAPTIONS = {
 
 class Report(Callback):
     """At the end of a training or a test, print the module's table and write table.txt and its figures.
+
+    After a test report.html holds them on one page.
 
     Args:
         end: `train` or `test`.
@@ -61,7 +66,26 @@ class Report(Callback):
                 part.write_text(table + "\n", encoding="utf-8")
             suffixes = {name: ".csv" if isinstance(figure, str) else ".png" for name, figure in drawn.items()}
             write_figures(drawn, {n: folder / f"{n}{suffixes[n]}" for n in drawn}, trainer, module.images_seen)
+            if self.end == "test":
+                with replacing(folder / "report.html") as part:
+                    part.write_text(self.page(module, table, drawn), encoding="utf-8")
             self.log_results(trainer, module)
+
+    def page(self, module: "ImageModule", table: str, drawn: Mapping[str, Figure | Image | str]) -> str:
+        """Return report.html; what is on the face sheets, and texts, stay files of their own."""
+        card, rows = module.card(), module.pipeline().draw(0, range(16))
+        captions = CAPTIONS | {"samples": f"16 draws of seed 0; rows from top to bottom: {', '.join(rows)}"}
+        shown = {"samples": panel(rows)} | drawn
+        pictures = {
+            name: (picture, captions.get(name, name))
+            for name, picture in shown.items()
+            if not isinstance(picture, str) and not name.startswith("sheet")
+        }
+        data = module.data_description() or {}
+        facts = {"stage": card.stage, "images seen": f"{card.images_seen:,}", "pixels": f"{card.size} x {card.size}"}
+        facts |= {"data": data.get("source"), "crop": data.get("crop")}
+        title = f"degrain: test of {Path(module.trainer.default_root_dir).name}"
+        return page(title, facts, shlex.join(["python", *sys.argv]), table, pictures, asdict(card))
 
     def log_results(self, trainer: pl.Trainer, module: "Recipe") -> None:
         """Send the values of a test, or of a toy, to W&B as a table."""

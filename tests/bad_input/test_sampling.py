@@ -17,6 +17,12 @@ def cut_off(path: str) -> None:
     Path(path).write_bytes(Path(path).read_bytes()[:1000])
 
 
+def texts() -> None:
+    """Make a folder of a text."""
+    Path("runs/vae/old").mkdir()
+    Path("runs/vae/old/notes.txt").write_text("nothing to see")
+
+
 def plain_gan() -> None:
     """Write a checkpoint of a plain GAN."""
     config = GeneratorConfig((8, 8), patch=4, latent=4)
@@ -95,7 +101,9 @@ CASES = {
         f"sample {LAST} --images none.jpg", "none.jpg: no such file or folder; correct --images"
     ),
     "no photograph": Case(f"sample {LAST} --images vae.yaml", "vae.yaml: not a readable image"),
-    "a folder without photographs": Case(f"sample {LAST} --images runs/vae", "runs/vae: no images; it has .*; give a"),
+    "a folder without photographs": Case(
+        f"sample {LAST} --images runs/vae/old", "runs/vae/old: no images; it has .*; give a", texts
+    ),
     "a photograph that is cut off": Case(
         f"sample {LAST} --images photos", "a.png: not a readable image", lambda: cut_off("photos/valid/a.png")
     ),

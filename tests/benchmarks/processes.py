@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import auto_cli
 
 from tests.benchmarks.steps import BATCH, ROOT, Run
@@ -50,7 +51,7 @@ class Together(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.socket = socket.socket(fileno=self.connection)
-        trainer.strategy.reduce = self.timed(trainer.strategy.reduce)
+        torch.distributed.all_reduce = self.timed(torch.distributed.all_reduce)
 
     def timed(self, reduce: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function whose time is counted."""

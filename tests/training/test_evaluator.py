@@ -1,5 +1,6 @@
 """`train.py test` compares drawn images with held-out ones, here by a small feature network."""
 
+import html
 import json
 import shutil
 import signal
@@ -92,6 +93,8 @@ def test_a_plain_gan_has_one_row_of_draws_and_no_ladder(root, net):
 def test_a_test_writes_rows_a_budget_a_ladder_and_pictures(root, net, capsys, stage):
     folder = evaluated(root, stage)
     values, table = metrics(folder), (folder / "table.txt").read_text()
+    page = html.unescape((folder / "report.html").read_text())
+    assert all(cell in page for cell in table.split()) and page.count("data:image/png") >= 2
     spread = {f"test/patches/{row}/{name}_std" for row in DRAWN[stage] for name in METRICS}
     assert spread == {path for path in values if path.endswith("_std") and "/patches/" in path}
     ends = ("", "_low", "_high")
@@ -335,7 +338,7 @@ def test_another_evaluator_is_an_entry_in_the_list(root, monkeypatch):
 def test_every_option_is_explained_by_the_help_of_test_alone(capsys):
     for subcommand, there in (("test", True), ("fit", False)):
         with pytest.raises(SystemExit):
-            train.main([subcommand, "--help"])
+            train.main([subcommand, "--help", "all"])
         shown = " ".join(capsys.readouterr().out.split())
         assert ("--evaluation.seeds SEEDS how often images are drawn" in shown) == there
         assert ("--evaluation.off" in shown) == there

@@ -164,6 +164,7 @@ def test_runs_of_a_sweep_have_folders_and_ids_of_their_own(root, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "me/degrain/s1")
     few = {"data.count": 8, "data.valid_count": 4, "data.batch_size": 4, "model.budget": 4, "model.validate_every": 4}
     options = [f"--{name}={value}" for name, value in few.items()]
+    options += [f"--model.net.{half}={json.dumps(tiny.NET)}" for half in ("encoder", "decoder")]
     options += [f"--data.cache={root / 'own-cache'}", f"--runs={root / 'runs'}", "--trainer.accelerator=cpu"]
     for run in ("a1", "b2"):
         monkeypatch.setenv("WANDB_RUN_ID", run)
