@@ -1,9 +1,10 @@
-"""Draw images from a checkpoint, reconstruct photographs with it, or export it; nothing else is needed.
+"""Draw images from a checkpoint, reconstruct photographs with it, explore or export it; nothing else is needed.
 
 python sample.py runs/demo_gan/last.ckpt --n 64 --seed 0 --out samples.png   # rows mean, std, sample, denoised
 python sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/             # single images of the last row
 python sample.py runs/demo_gan/last.ckpt --images path/to/faces              # photographs and their reconstructions
 python sample.py runs/demo_gan/last.ckpt --interpolate true --steps 60 --out path.webp     # an animation
+python sample.py runs/demo_gan/last.ckpt --explore true                      # a page with sliders, on this machine
 python sample.py runs/demo_gan/last.ckpt --export portraits.safetensors      # can be used like the checkpoint
 torchrun --nproc_per_node 4 -- sample.py runs/demo_gan/last.ckpt --n 5000 --out samples/    # in four processes
 """
@@ -13,18 +14,21 @@ from degrain.models.core.threads import set_threads  # before torch: the load is
 # isort: split
 import os
 
+import numpy as np
 import torch.distributed as processes
 from jsonargparse import auto_cli
 
-from degrain.data.photographs import read_photographs
+from degrain.data.photographs import in_words, read_photograph, read_photographs
 from degrain.models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
 from degrain.models.core.errors import InputError
 from degrain.models.inference import drawing
 from degrain.models.inference.checkpoint import Card
 from degrain.models.inference.drawing import Plan, Sources
+from degrain.models.inference.explore import Choice, Explorer
 from degrain.models.inference.export import write_export
 from degrain.models.inference.options import STEPS, Options, numbers_of
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
+from degrain.models.inference.server import PORT, serve
 from degrain.models.inference.writing import Batches, Look, write_images
 
 DRAWS = {"variations": 4, "interpolate": 2, "traverse": 1}
@@ -32,7 +36,7 @@ DRAWS = {"variations": 4, "interpolate": 2, "traverse": 1}
 
 
 def sample(options: Options) -> None:
-    """Draw images from a checkpoint, or export it.
+    """Draw images from a checkpoint, explore it, or export it.
 
     Raises:
         InputError: an argument is out of range, the checkpoint unreadable, or a file exists already.
@@ -41,6 +45,9 @@ def sample(options: Options) -> None:
     card, networks = load_networks(options)
     plan = None if options.target is None else planned(options, card, networks)
     networks.bf16 = options.precision == "bf16"
+    if options.explore:
+        explore(options, card, networks)
+        return
     rank, world = join_processes()  # after the checks: no process may write while others still check what exists
     chosen = set_threads(options.threads, processes=world, own_processes=world)
     if options.export is not None and rank == 0:
@@ -86,6 +93,23 @@ def planned(options: Options, card: Card, networks: Pipeline | PlainPipeline) ->
         has = f"{options.checkpoint} is of stage {card.stage} and has {', '.join(plan.rows)}"
         raise InputError(f"sample: --row {options.row}: {has}")
     return plan
+
+
+def explore(options: Options, card: Card, networks: Pipeline | PlainPipeline) -> None:
+    """Serve a page to explore the checkpoint with, until Ctrl-C."""
+    if processes.is_torchelastic_launched():
+        raise InputError("sample: --explore: the page is of one process; start it without torchrun")
+    print(set_threads(options.threads, processes=1, own_processes=1))
+
+    def read(data: bytes) -> tuple[np.ndarray, str]:
+        converted: list[str] = []
+        crop = (card.data or {}).get("crop")
+        photograph, crop = read_photograph(data, "the photograph", crop, card.size, converted)
+        return photograph, ", ".join([in_words(crop), f"resized to {card.size}x{card.size} pixels", *converted])
+
+    seed = int(options.seed)
+    begin = Choice(seed, seed, options.temperature, options.noise, options.prior)
+    serve(Explorer(networks, options.checkpoint, begin, read), PORT if options.port is None else options.port)
 
 
 def latents(options: Options, networks: Pipeline | PlainPipeline, quiet: bool) -> list[int]:

@@ -41,15 +41,36 @@ def read_photographs(
     files, passed = image_files(Path(path), count)
     crops, converted, images = Counter[str](), [], []
     for file in files:
-        data = read_file(file)
-        crop = crop_of(data, trained_crop)
-        images.append(read_square(data, file, crop, size, converted).transpose(2, 0, 1))
+        photograph, crop = read_photograph(read_file(file), file, trained_crop, size, converted)
+        images.append(photograph)
         crops[crop] += 1
     if not quiet:
         cropped = ", ".join(f"{number:,} {in_words(crop)}" for crop, number in crops.items())
         kinds = "".join(f", {number:,} {kind}" for kind, number in sorted(Counter(converted).items()))
         say(f"photographs: {shown(path)}: {cropped}, resized to {size}x{size} pixels{kinds}{passed}")
     return np.stack(images)
+
+
+def read_photograph(
+    data: bytes, name: str | Path, trained_crop: Crop | None, size: int, converted: list[str]
+) -> tuple[np.ndarray, Crop]:
+    """Read one photograph from the content of its file, as `read_photographs` does.
+
+    Args:
+        data: content of the file.
+        name: of the file, for errors.
+        trained_crop: the crop of the training's images; None if they were drawn.
+        size: side of the image in pixels.
+        converted: what was converted is added to it.
+
+    Returns:
+        The image (3, size, size), uint8, and its crop.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    crop = crop_of(data, trained_crop)
+    return read_square(data, name, crop, size, converted).transpose(2, 0, 1), crop
 
 
 def image_files(path: Path, count: int | None) -> tuple[list[Path], str]:

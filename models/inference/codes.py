@@ -98,10 +98,19 @@ def traverse(codes: Codes, latents: Tensor, positions: Tensor, prior: LatentPrio
         positions: where to, in std of q(z) from its mean, (B,).
         prior: has the moments of q(z).
     """
-    std = prior.cholesky.norm(dim=1)  # (D,), as the covariance is L L^T
     z, image = codes.z.clone(), torch.arange(len(codes))
-    z[image, latents] = (prior.mean + positions.to(prior.mean)[:, None] * std)[image, latents].to(z)
+    z[image, latents] = (prior.mean + positions.to(prior.mean)[:, None] * prior_std(prior))[image, latents].to(z)
     return Codes(z, codes.noise)
+
+
+def positions(z: Tensor, prior: LatentPrior) -> Tensor:
+    """Return where the latents of codes (B, D) are, in std of q(z) from its mean."""
+    return (z.to(prior.mean) - prior.mean) / prior_std(prior)
+
+
+def prior_std(prior: LatentPrior) -> Tensor:
+    """Return the std of each latent of q(z), (D,): the covariance is L L^T."""
+    return prior.cholesky.norm(dim=1)
 
 
 @torch.inference_mode()

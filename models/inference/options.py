@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ STEPS = 9  # by default, of a path or a traversal: an odd number has the middle
 
 @dataclass(frozen=True)
 class Options:
-    """Draw images from a checkpoint, reconstruct photographs with it, or export it.
+    """Draw images from a checkpoint, reconstruct photographs with it, explore it on a page, or export it.
 
     Args:
         checkpoint: file of either stage, or of a plain GAN, whose row is `generated`; or an export of one, also
@@ -49,6 +49,8 @@ class Options:
         export: FILE.safetensors to write VAE, prior and, for stage 2, the denoiser's moving average to, in half
             precision and without what only training needs; or DIR/ for a folder with a model card, as the Hugging Face
             Hub wants it. Images are then drawn only if --out is given, too.
+        explore: whether to serve a page, to this machine alone, with sliders for latents and scales, until Ctrl-C.
+        port: of that page, by default 8000; 0 for any free one.
         overwrite: replace existing files at `out` and `export`.
         precision: of the networks' products. `bf16` is faster where the processor has it, and changes about a quarter
             of the 8-bit values, nearly all by one level (docs/speed.md).
@@ -74,6 +76,8 @@ class Options:
     batch_size: int = 32
     device: str = "auto"
     export: str | None = None
+    explore: bool = False
+    port: int | None = None
     overwrite: bool = False
     precision: Literal["32", "bf16"] = "32"
     threads: int | None = None
@@ -81,7 +85,7 @@ class Options:
     @property
     def target(self) -> str | None:
         """Where images are written to; None if there are none to draw."""
-        return "samples.png" if self.out is None and self.export is None else self.out
+        return "samples.png" if self.out is None and self.export is None and not self.explore else self.out
 
     @property
     def modes(self) -> list[str]:
@@ -110,6 +114,9 @@ class Options:
         for name, value in sizes.items():
             yield value is not None and value < 1, f"--{name} {value} must be at least 1"
         yield self.steps is not None and self.steps < 2, f"--steps {self.steps} must be at least 2, the ends"
+        yield from self.explore_errors()
+        if self.explore:
+            return
         if self.target is None:
             drawing = [*self.modes, *(name for name in ("images", "row") if getattr(self, name) is not None)]
             yield bool(drawing), f"--{' and --'.join(drawing)} with --export alone: nothing is drawn; give --out, too"
@@ -131,6 +138,18 @@ class Options:
             self.images is not None and self.prior is not None,
             f"--prior {self.prior} with --images: their z comes from q(z|x); leave one of them out",
         )
+
+    def explore_errors(self) -> Iterator[tuple[bool, str]]:
+        """Yield what does not fit the page."""
+        if not self.explore:
+            yield self.port is not None, f"--port {self.port} is that of the page; give --explore true, too"
+            return
+        page = ("checkpoint", "explore", "port", "seed", "prior", "temperature", "noise", "device", "precision")
+        for option in fields(self):
+            if option.name not in (*page, "threads") and getattr(self, option.name) != option.default:
+                yield True, f"--{option.name} with --explore: the page writes no files; leave one of them out"
+        yield not str(self.seed).isdecimal(), f"--seed {self.seed} with --explore: give one number, 0 or more"
+        yield self.port is not None and not 0 <= self.port < 2**16, f"--port {self.port} must be from 0 to 65535"
 
     def misplaced(self, ending: str, kind: str) -> Iterator[tuple[bool, str]]:
         """Yield what only another kind of file can have."""

@@ -69,6 +69,14 @@ CASES = {
     "two modes": Case(
         f"sample {LAST} --interpolate true --traverse 0", "--interpolate and --traverse: one call does one of them"
     ),
+    "a port without a page": Case(f"sample {LAST} --port 8000", "--port 8000 is that of the page; give --explore true"),
+    "no such port": Case(f"sample {LAST} --explore true --port 70000", "--port 70000 must be from 0 to 65535"),
+    "a page and a file": Case(
+        f"sample {LAST} --explore true --out new.png", "--out with --explore: the page writes no"
+    ),
+    "a page of several seeds": Case(f"sample {LAST} --explore true --seed 1-3", "--seed 1-3 with --explore: give one"),
+    "a page with an unknown prior": Case(f"sample {LAST} --explore true --prior learned", "has standard, fitted"),
+    "a page with negative noise": Case(f"sample {LAST} --explore true --noise -1", "noise -1.0: must be a number, 0"),
     "steps of nothing": Case(f"sample {LAST} --steps 5", "--steps are those of --interpolate or --traverse; give one"),
     "a path of one step": Case(f"sample {LAST} --interpolate true --steps 1", "--steps 1 must be at least 2"),
     "a path from one draw": Case(
