@@ -41,8 +41,8 @@ class DrawComparison:
     """Evaluator: images drawn from the prior, and reconstructions, compared with held-out images, n with n.
 
     Values: NET/ROW/METRIC with NET/ROW/METRIC_low and _high, over seeds NET/ROW/METRIC_std, NET/prior/NAME/METRIC,
-    NET/budget/METRIC/ROW/PART, spectrum/ROW/METRIC, about/NAME. Figures: spectra of all rows, and draws beside the
-    nearest training images.
+    NET/budget/METRIC/ROW/PART, spectrum/ROW/METRIC, about/NAME. Figures: the budgets, spectra of all rows, and draws
+    beside the nearest training images.
 
     Raises:
         InputError: too few held-out images.
@@ -121,7 +121,7 @@ class Comparison:
 
     def __init__(self, subject: Subject, sets: dict[str, list[ImageSet]], means: dict[str, ImageSet]) -> None:
         self.subject, self.sets, self.means = subject, sets, means
-        self.real = sets[FLOOR][0]
+        self.real, self.budgets = sets[FLOOR][0], dict[str, dict[str, Table]]()  # of each network, by metric
         self.spectra = {
             row: over_seeds([compare_spectra(of_seed.spectrum, self.real.spectrum) for of_seed in images])
             for row, images in sets.items()
@@ -160,7 +160,7 @@ class Comparison:
             if len(seeds) > 1:
                 spread[row] = {n: torch.tensor([found[n].value for found in seeds]).std().item() for n in METRICS}
         ladders = {row: prior_ladder(draws, through) for row, draws, through in self.ladders(net)}
-        budgets = {metric: budget(rows, metric, ladders) for metric in BUDGETS}
+        budgets = self.budgets[net] = {metric: budget(rows, metric, ladders) for metric in BUDGETS}
         lines = [f"features of {net}:", *copy_lines(self.real.features[net])]
         lines += [*metric_lines(rows, self.spectra, spread), "", *budget_lines(budgets)]
         values = dict(values_of(net, rows))
@@ -184,9 +184,10 @@ class Comparison:
                 yield row, {prior: of.features[net] for prior, of in draws.items()}, through[0].features[net]
 
     def pictures(self, chosen: list[int]) -> dict[str, Figure | Image]:
-        """Return the spectra of all rows and, beside draws, the nearest of the training images of these numbers."""
+        """Return the budgets, the spectra and, beside draws, the nearest of the training images of these numbers."""
         spectra = {row: merged([of_seed.spectrum for of_seed in images]) for row, images in self.sets.items()}
-        pictures: dict[str, Figure | Image] = {"spectra": figures.spectra(spectra, FLOOR)}
+        pictures: dict[str, Figure | Image] = {"budget": figures.budget(self.budgets)}
+        pictures["spectra"] = figures.spectra(spectra, FLOOR)
         if "train" in self.sets:
             row, net = self.subject.pipeline.rows[-1], self.subject.nets[0].name
             drawn, bank = self.sets[row][0].features[net], self.sets["train"][0].features[net]

@@ -15,6 +15,7 @@ from torch import Tensor
 from degrain.models.evaluation.calibration import EDGES, LEVELS, CalibrationReport, CodeReport
 from degrain.models.evaluation.regions import RegionReport
 from degrain.models.evaluation.spectrum import PowerSpectrum
+from degrain.models.evaluation.tables import HEADS, PARTS, Table
 
 DATA, MEAN, SAMPLE, DENOISED, INK = "#8c8c8c", "#2f6fb3", "#e07b27", "#2e9e5b", "#333333"
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -139,4 +140,38 @@ def spectra(rows: dict[str, PowerSpectrum], floor: str) -> Figure:
     left.set_title("Radial power spectrum of the luminance")
     right.set(ylabel="log2(power / photographs')")
     right.set_title("Divided by that of photographs:\nbelow 0 too smooth, above too noisy")
+    return figure
+
+
+BUDGET_STYLES = {"floor": DATA, "decoder": "#7b5aa6", "generator": "#7b5aa6", "prior": "#b5485d", "total": INK}
+
+
+@styled
+def budget(budgets: dict[str, dict[str, Table]]) -> Figure:
+    """Draw how each distance of draws to photographs comes about, as bars with 95 % intervals.
+
+    Args:
+        budgets: by feature network and metric, of rows of draws: estimates by part.
+    """
+    rows = len(next(iter(next(iter(budgets.values())).values())))
+    shape = len(next(iter(budgets.values()))), len(budgets)
+    figure, axes = new(13, (1.1 + 0.75 * rows) * shape[1], *shape)
+    drawn = ((net, metric, table) for net, metrics in budgets.items() for metric, table in metrics.items())
+    for ax, (net, metric, table) in zip(axes, drawn, strict=True):
+        for place, parts in enumerate(table.values()):
+            bars = {part: parts[part] for part in BUDGET_STYLES if part in parts}
+            for i, (part, estimate) in enumerate(bars.items()):
+                y, width = place + (i - (len(bars) - 1) / 2) * 0.2, estimate.half_width
+                style = {"color": BUDGET_STYLES[part], "label": PARTS[part] if place == 0 else None}
+                error = width if np.isfinite(width) else 0
+                ax.barh(y, estimate.value, 0.18, xerr=error, error_kw={"lw": 1, "ecolor": DATA}, **style)
+        ax.axvline(0, color=INK, lw=0.8)
+        ax.set(
+            yticks=range(rows),
+            yticklabels=list(table),
+            ylim=(rows - 0.5, -0.5),
+            title=f"{HEADS.get(metric, metric)}, {net}",
+        )
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

@@ -175,6 +175,7 @@ class CLI(LightningCLI):
         if self.card is not None:
             path = self.config[self.subcommand].ckpt_path
             self.model.check(self.card, self.state, path)
+            self.model.loaded_from = str(path)
             if self.from_export:
                 self.load_export(path)
         self.model.tracked_run = self.tracked_run

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
@@ -22,53 +24,20 @@ WORDS = {
     "frechet, kernel": "distances of features to those of photographs; lower is nearer; the kernel's has no bias",
     "extrapolated": "the Frechet distance for an infinite number of images",
     "precision, recall": "share of draws that photographs surround, and of photographs that draws surround",
+    "density, coverage": "how many photographs surround a draw, and the share of photographs with a draw beside them",
+    "spectrum gap, error": "of the upper frequencies, in octaves from the photographs'; a gap below 0 is too smooth",
+    "budget": "what the decoder and then the prior add to the distance between photographs; an order, not a cause",
+    "ratio": "distance of a prior's mean images to those of reconstructions, by that of halves of these; 1 is ideal",
     "variance ratio, shift": "variance over noise (1 is ideal) and squared shift of the mean (0), by the decoder's",
 }
 """What stands in the tables, in short; docs/evaluation.md has the definitions."""
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .5rem 0 1.5rem }
-th, td { border-bottom: 1px solid #8886; padding: .2rem .7rem; text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-img { height: auto; max-width: 100% }
-pre { font-size: .85rem; white-space: pre-wrap }
-figure { margin: 1.5rem 0 }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<table>
-{% for name, value in facts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}</table>
-<p>Measured again by:</p>
-<pre>{{ command }}</pre>
-<h2>Figures of the test</h2>
-{% for block in blocks %}
-{% if block.cells %}<div class="wide"><table>
-<thead><tr>{% for cell in block.cells[0] %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in block.cells[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
-{% else %}<pre>{{ block.text }}</pre>
-{% endif %}{% endfor %}
-<h2>Pictures</h2>
-{% for name, picture, caption in pictures %}<figure><h3>{{ name }}</h3>
-<img src="data:image/png;base64,{{ picture }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-<h2>Words</h2>
-<dl>{% for word, meaning in words.items() %}<dt><b>{{ word }}</b></dt><dd>{{ meaning }}</dd>{% endfor %}</dl>
-<details><summary>Config</summary><pre>{{ config }}</pre></details>
-</body>
-</html>
-"""
+FIRST = ("samples", "budget")
+"""Pictures above the tables."""
+
+PAGE = Path(__file__).with_name("page.html")
+
+LARGEST = 2**20  # bytes of a PNG on the page; a larger picture is a WebP of quality 90
 
 
 @dataclass
@@ -85,10 +54,13 @@ class Block:
 
 
 def blocks(table: str) -> list[Block]:
-    """Divide a test's table into blocks; one of lines with columns of equal width is a table, others are text."""
+    """Divide a test's table into blocks: named values, lines with columns of equal width, and texts."""
     found = []
     for text in filter(None, table.split("\n\n")):
         lines = text.rstrip("\n").split("\n")
+        if all(named := [re.fullmatch(r"\s*(test/\S+) (\S+)", line) for line in lines]):
+            found.append(Block(text, [["metric", "value"], *([*match.groups()] for match in named)]))
+            continue
         said = [line for line in lines if (len(line) - HEAD) % CELL or len(line) <= HEAD]
         rows = [line for line in lines if line not in said]
         even = len({len(line) for line in rows}) == 1 and len(rows) > 1
@@ -105,14 +77,36 @@ def cells(line: str) -> list[str]:
     return [line[end - (HEAD if end == HEAD else CELL) : end].strip() for end in ends]
 
 
-def png(picture: Figure | Image) -> str:
-    """Return a picture as base64 of a PNG."""
-    file = io.BytesIO()
+@dataclass
+class Picture:
+    """A picture of the page.
+
+    Attributes:
+        name: its head.
+        uri: a data URI.
+        width: in pixels.
+        caption: what it shows.
+    """
+
+    name: str
+    uri: str
+    width: int
+    caption: str
+
+
+def as_picture(name: str, picture: Figure | Image, caption: str) -> Picture:
+    """Return a picture for the page: a PNG, or a WebP where that would be larger than 1 MiB."""
+    file, kind = io.BytesIO(), "png"
     if isinstance(picture, Figure):
         picture.savefig(file, format="png", dpi=100, bbox_inches="tight")
+        width = int(picture.get_figwidth() * 100)
     else:
         picture.save(file, "png", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+        width = picture.width
+        if file.tell() > LARGEST:
+            file, kind = io.BytesIO(), "webp"
+            picture.save(file, "webp", quality=90)
+    return Picture(name, f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", width, caption)
 
 
 def page(
@@ -133,7 +127,15 @@ def page(
         pictures: name -> (picture, what it shows).
         config: of the checkpoint, in plain types.
     """
-    shown = [(name, png(picture), caption) for name, (picture, caption) in pictures.items()]
-    values = {"title": title, "facts": facts, "command": command, "blocks": blocks(table), "pictures": shown}
-    text = json.dumps(config, indent=2, default=str)
-    return Environment(autoescape=True).from_string(PAGE).render(**values, words=WORDS, config=text)
+    shown = [as_picture(name, *picture) for name, picture in pictures.items()]
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
+    return template.render(
+        title=title,
+        facts=facts,
+        command=command,
+        blocks=blocks(table),
+        pictures=shown,
+        first=FIRST,
+        words=WORDS,
+        config=json.dumps(config, indent=2, default=str),
+    ).lstrip()

@@ -38,6 +38,7 @@ class Recipe(pl.LightningModule):
         warm_from: images seen when the learning rate last rose from 0.
         skips: steps that were not finite and changed nothing, (2,): in all, and in a row.
         tracked_run: id of the run in W&B that a checkpoint keeps while tracking is off.
+        loaded_from: path of the checkpoint that is gone on from or measured, if there is one.
         watched: name of the validation value whose least is best; None if none tells which checkpoint is.
     """
 

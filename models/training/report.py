@@ -28,8 +28,9 @@ CAPTIONS = {
     "diagnostics": "held-out images: what the decoder's distribution and the codes tell",
     "denoisings": "one latent a column; denoisings of several draws of its noise",
     "regions": "held-out images: errors and std by region of the face",
+    "budget": "how far draws stand from photographs, and what decoder and prior add to it",
     "spectra": "power spectra of drawn images and of photographs",
-    "neighbours": "draws, and below them the training images with the nearest features",
+    "neighbours": "draws, and below them the training images with the nearest features; do not publish photographs",
 }
 """What W&B says below a picture, by its name."""
 
@@ -81,11 +82,8 @@ class Report(Callback):
             for name, picture in shown.items()
             if not isinstance(picture, str) and not name.startswith("sheet")
         }
-        data = module.data_description() or {}
-        facts = {"stage": card.stage, "images seen": f"{card.images_seen:,}", "pixels": f"{card.size} x {card.size}"}
-        facts |= {"data": data.get("source"), "crop": data.get("crop")}
         title = f"degrain: test of {Path(module.trainer.default_root_dir).name}"
-        return page(title, facts, shlex.join(["python", *sys.argv]), table, pictures, asdict(card))
+        return page(title, facts(module), shlex.join(["python", *sys.argv]), table, pictures, asdict(card))
 
     def log_results(self, trainer: pl.Trainer, module: "Recipe") -> None:
         """Send the values of a test, or of a toy, to W&B as a table."""
@@ -94,6 +92,26 @@ class Report(Callback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_results"):
                 logger.log_results(values | module.extra_metrics(), module.images_seen)
+
+
+def facts(module: "ImageModule") -> dict[str, str | int]:
+    """Return what was measured, by name."""
+    card, data = module.card(), module.data_description() or {}
+    about = module.evaluation.values() if module.evaluation else {}
+    held_out = data.get("images", {}).get("test")
+    found = {
+        "checkpoint": module.loaded_from,
+        "stage": card.stage,
+        "images seen in training": f"{module.images_seen:,}",
+        "data": data.get("source"),
+        "crop": data.get("crop") or "none",
+        "pixels": f"{card.size} x {card.size}",
+        "held-out images": held_out and f"{held_out:,}",
+        "images on each side": about.get("test/about/n"),
+        "seeds of draws": about.get("test/about/seeds"),
+        "feature networks": about.get("test/about/nets"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class Pictures(Callback):

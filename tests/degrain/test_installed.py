@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_and_no_weights(wheel):
     assert wheel.name == f"degrain-{degrain.__version__}-py3-none-any.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
-    files = {"degrain/py.typed", "degrain/models/inference/explore.html"}
+    files = {"degrain/py.typed", "degrain/models/inference/explore.html", "degrain/models/training/page.html"}
     files |= {str(p.relative_to(ROOT)) for p in (ROOT / "degrain").glob("*.py")}
     for folder in ("models", "data"):
         files |= {f"degrain/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*.py")}

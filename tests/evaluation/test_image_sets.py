@@ -176,3 +176,18 @@ def test_the_figure_shows_the_spectra_as_they_are():
     ratio = (made["mean"].power / made[FLOOR].power).log2()
     np.testing.assert_allclose(right.get_lines()[0].get_ydata(), ratio)
     assert (left.get_xscale(), left.get_yscale()) == ("log", "log")
+
+
+def test_the_figure_shows_the_parts_of_each_budget_with_their_intervals():
+    scales = {"mean": 1, "denoised": 2}
+    parts = {"floor": 8.0, "decoder": 3.0, "prior": -1.0, "total": 10.0}
+    replicates = {part: torch.linspace(0, 0.1, 11).double() + value for part, value in parts.items()}
+    rows = {row: {part: Estimate(found * scale) for part, found in replicates.items()} for row, scale in scales.items()}
+    figure = figures.budget({"net": {"frechet": rows, "kernel": rows}})
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["frechet, net", "kernel, net"]
+    for ax in figure.axes:
+        widths = [bar.get_width() for bar in ax.patches]
+        np.testing.assert_allclose(widths, [value * scale for scale in scales.values() for value in parts.values()])
+        errors = [np.ptp(lines.get_segments()[0][:, 0]) / 2 for lines in ax.collections]
+        np.testing.assert_allclose(errors, [row[part].half_width for row in rows.values() for part in parts])
+        assert [label.get_text() for label in ax.get_yticklabels()] == list(rows)
