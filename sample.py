@@ -18,6 +18,7 @@ import numpy as np
 import torch.distributed as processes
 from jsonargparse import auto_cli
 
+from degrain.data.decode import Crop
 from degrain.data.photographs import in_words, read_photograph, read_photographs
 from degrain.models.core.command_line import OneLineParser, fail_if_known, quiet_ends, tolerant_output
 from degrain.models.core.errors import InputError
@@ -75,7 +76,7 @@ def planned(options: Options, card: Card, networks: Pipeline | PlainPipeline) ->
     if options.images is not None:
         if networks.vae is None:
             raise InputError(f"sample: --images: {options.checkpoint} is a plain GAN's, which has no encoder")
-        photographs = read_photographs(options.images, (card.data or {}).get("crop"), card.size, n, quiet)
+        photographs = read_photographs(options.images, trained_crop(card), card.size, n, quiet)
         n = len(photographs)
     n = n or DRAWS.get("".join(options.modes), 64)
     sources = Sources(networks, seeds, n, options.prior, options.temperature, options.noise, photographs)
@@ -95,6 +96,11 @@ def planned(options: Options, card: Card, networks: Pipeline | PlainPipeline) ->
     return plan
 
 
+def trained_crop(card: Card) -> Crop | None:
+    """Return the crop of the training's images; None if they were drawn."""
+    return (card.data or {}).get("crop")
+
+
 def explore(options: Options, card: Card, networks: Pipeline | PlainPipeline) -> None:
     """Serve a page to explore the checkpoint with, until Ctrl-C."""
     if processes.is_torchelastic_launched():
@@ -103,8 +109,7 @@ def explore(options: Options, card: Card, networks: Pipeline | PlainPipeline) ->
 
     def read(data: bytes) -> tuple[np.ndarray, str]:
         converted: list[str] = []
-        crop = (card.data or {}).get("crop")
-        photograph, crop = read_photograph(data, "the photograph", crop, card.size, converted)
+        photograph, crop = read_photograph(data, "the photograph", trained_crop(card), card.size, converted)
         return photograph, ", ".join([in_words(crop), f"resized to {card.size}x{card.size} pixels", *converted])
 
     seed = int(options.seed)

@@ -18,6 +18,9 @@ PARTS = {
 }
 HEADS = {"frechet_infinity": "extrapolated"}
 
+HEAD, CELL = 24, 19
+"""Characters of the first column of a line, and of each other one with the blank before it."""
+
 
 def metric_lines(rows: Table, spectra: Table, spread: dict[str, dict[str, float]]) -> list[str]:
     """Return a table of rows x METRICS and the spectrum's; the std over seeds, if there are several, below a row.
@@ -63,4 +66,12 @@ def values_of(prefix: str, table: Table) -> Iterator[tuple[str, float]]:
 
 
 def _line(head: str, cells: list[str]) -> str:
-    return f"{head:>24}" + "".join(f" {cell:>18}" for cell in cells)  # models.training.page reads these widths
+    return f"{head:>{HEAD}}" + "".join(f" {cell:>{CELL - 1}}" for cell in cells)
+
+
+def cells_of(line: str) -> list[str]:
+    """Return the head and the cells of a line of these tables; [] of another line, or where a cell is too long."""
+    if len(line) <= HEAD or (len(line) - HEAD) % CELL:
+        return []
+    starts = [0, *range(HEAD, len(line), CELL)]
+    return [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]

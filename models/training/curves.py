@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import PassThroughProfiler
 
 from degrain.models.training.curve_figure import draw_curves
-from degrain.models.training.metrics_file import MetricsFile, best
+from degrain.models.training.metrics_file import MetricsFile, Row, best
 from degrain.models.training.recipe import Recipe
 
 WARM_UP_SECONDS, DRAWING_SHARE = 5.0, 0.005
@@ -126,18 +126,18 @@ class Curves(Callback):
                 if hasattr(logger, "log_summary"):
                     logger.log_summary(summary)
         if (time.perf_counter() - self.drawn_at) * DRAWING_SHARE >= self.drawing_took:
-            self.draw()
+            self.draw(rows)
 
     def on_train_end(self, trainer: pl.Trainer, module: Recipe) -> None:
         if trainer.is_global_zero:
             if values := current(trainer, "toy/"):
                 self.file.append(module.images_seen, values)
-            self.draw()
+            self.draw(self.file.rows())
 
-    def draw(self) -> None:
-        """Draw the file."""
+    def draw(self, rows: list[Row]) -> None:
+        """Draw the rows of the file."""
         start = time.perf_counter()
-        draw_curves(self.file.rows(), self.figure)
+        draw_curves(rows, self.figure)
         self.drawn_at = time.perf_counter()
         self.drawing_took = self.drawn_at - start
 

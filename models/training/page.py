@@ -12,8 +12,7 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-HEAD, CELL = 24, 19
-"""Characters of the first column of a line of table.txt, and of the others."""
+from degrain.models.evaluation.tables import cells_of
 
 WORDS = {
     "mean, std": "the two parameters that the decoder gives to every pixel",
@@ -61,20 +60,14 @@ def blocks(table: str) -> list[Block]:
         if all(named := [re.fullmatch(r"\s*(test/\S+) (\S+)", line) for line in lines]):
             found.append(Block(text, [["metric", "value"], *([*match.groups()] for match in named)]))
             continue
-        said = [line for line in lines if (len(line) - HEAD) % CELL or len(line) <= HEAD]
-        rows = [line for line in lines if line not in said]
-        even = len({len(line) for line in rows}) == 1 and len(rows) > 1
+        rows = [cells for line in lines if (cells := cells_of(line))]
+        said = [line for line in lines if not cells_of(line)]
+        even = len({len(cells) for cells in rows}) == 1 and len(rows) > 1
         if said or not even:
             found.append(Block("\n".join(said if even else lines), []))
         if even:
-            found.append(Block("\n".join(rows), [cells(line) for line in rows]))
+            found.append(Block("\n".join(line for line in lines if line not in said), rows))
     return found
-
-
-def cells(line: str) -> list[str]:
-    """Return the cells of a line of a table."""
-    ends = range(HEAD, len(line) + 1, CELL)
-    return [line[end - (HEAD if end == HEAD else CELL) : end].strip() for end in ends]
 
 
 @dataclass

@@ -72,11 +72,10 @@ def described(name: str, option: Action) -> str:
     """Return the lines of an option: its name, its text and its default."""
     default = option.default
     said = TEXTS.get(name, option.help or "").strip().split(". ")[0].removesuffix(".")
-    if name not in ("config", "ckpt_path") and default not in (None, SUPPRESS) and not isinstance(default, Iterable):
+    one_value = isinstance(default, str) or not isinstance(default, Iterable)
+    if one_value and default not in (None, "", SUPPRESS):
         said += f" (default: {default})"
-    elif isinstance(default, str) and default and default != SUPPRESS:
-        said += f" (default: {default})"
-    head = f"  {'-c, ' if name == 'config' else ''}--{name}"
     width = max(60, min(120, get_terminal_size().columns))
-    head = f"{head:<29} "
+    short = "-c, " if name == "config" else ""
+    head = f"{f'  {short}--{name}':<29} "
     return fill(said, width, initial_indent=head, subsequent_indent=" " * 30)
