@@ -105,9 +105,7 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
     """
     if not isinstance(path, str | Path):
         raise InputError(f"checkpoint {shown(path)}: must be a path, such as runs/NAME/last.ckpt")
-    path = downloaded(path) if str(path).startswith(SCHEME) else Path(local_checkpoint(path))
-    if (path / WEIGHTS).is_file():
-        path = path / WEIGHTS
+    path = located(path)
     if path.is_dir():
         raise InputError(f"checkpoint {path}: no such file, it is a folder; give the last.ckpt in it")
     if not path.is_file():
@@ -133,6 +131,16 @@ def read_checkpoint(path: str | Path) -> tuple[Card, dict[str, Tensor]]:
         return card, state
     except (TypeError, KeyError, ValueError):
         raise version_error(path) from None
+
+
+def located(path: str | Path) -> Path:
+    """Return the path of the file that an address or a folder with a model.safetensors means; it may not be there.
+
+    Raises:
+        InputError: an address that gives no file.
+    """
+    path = downloaded(path) if str(path).startswith(SCHEME) else Path(local_checkpoint(path))
+    return path / WEIGHTS if (path / WEIGHTS).is_file() else path
 
 
 def version_error(path: str | Path, part: str = "") -> InputError:

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from degrain.models.core.errors import InputError
-from degrain.models.inference.checkpoint import PREFIXES, read_checkpoint, substate
+from degrain.models.inference.checkpoint import PREFIXES, located, read_checkpoint, substate
 
 MOST_RUNS = 20  # that are looked at for a stage 1
 
@@ -42,9 +42,9 @@ def refuse_missing(path: str, size: int, runs: str) -> None:
         runs: folder of all runs.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or an address gives none.
     """
-    if Path(path).is_file():
+    if located(path).is_file():
         return
     found = newest(path, size, runs) or Path(runs, "NAME/last.ckpt")
     said = f"no such file; train it first or correct the path: {vae_option(found)} takes the stage 1 of a run"

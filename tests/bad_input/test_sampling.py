@@ -119,6 +119,7 @@ CASES = {
     "latents of a plain GAN": Case("sample plain.ckpt --traverse 0", "a plain GAN has no encoder", plain_gan),
     "noise of a plain GAN": Case("sample plain.ckpt --noise 0.5", "a plain GAN has no noise of the pixels", plain_gan),
     "variations of a plain GAN": Case("sample plain.ckpt --variations 2", "has no denoiser", plain_gan),
+    "a word of others": Case(f"sample {LAST} --truncation_psi 0.7", "`truncation_psi`; did you mean `temperature`"),
     "another typo": Case(f"sample {LAST} --batchsize 1", "unknown name `batchsize`; did you mean `batch_size`"),
 }
 

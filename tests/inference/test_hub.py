@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants, errors
 
@@ -15,6 +16,7 @@ from degrain.models.core.errors import InputError
 from degrain.models.inference.checkpoint import Card, read_checkpoint
 from degrain.models.inference.export import model_card
 from degrain.models.inference.hub import downloaded
+from tests import tiny
 from tests.inference.test_bad_calls import refusal
 from tests.test_sample import images
 from tests.tiny import BUDGET, error_of
@@ -98,6 +100,19 @@ def test_a_model_loads_from_the_hub(cache, folder, exports, root):
     assert degrain.load("hf://USER/NAME", "cpu").card == read_checkpoint(folder)[0]
     assert degrain.load(f"hf://USER/NAME@{COMMIT}/other/vae.safetensors", "cpu").card.stage == "vae"
     assert (images("hf://USER/NAME", "--n", "2") == images(folder, "--n", "2")).all()
+
+
+def test_stage_2_takes_its_vae_from_the_hub_or_from_a_folder_for_it(cache, folder, root, capsys):
+    (cache / "model.safetensors").symlink_to(folder / "model.safetensors")
+    vae = {n: w for n, w in read_checkpoint(folder)[1].items() if n.startswith("vae.")}
+    for name, source in {"hub": "hf://USER/NAME", "folder": str(folder)}.items():
+        options = ["--model.vae", source, "--name", name, f"--model.budget={tiny.BATCH}"]
+        tiny.run(root, "gan", *options)
+        state = read_checkpoint(root / f"runs/{name}/last.ckpt")[1]
+        assert all(torch.equal(state[n], w) for n, w in vae.items())
+    line = error_of(capsys, lambda: tiny.run(root, "gan", "--model.vae", "hf://USER/OTHER", "--name", "no"))
+    assert line.startswith("error: hf://USER/OTHER: cannot be downloaded: the hub cannot be reached")
+    assert not (root / "runs/no").exists()
 
 
 def test_without_a_connection_the_way_by_hand_is_said(cache, root, capsys):
