@@ -30,7 +30,7 @@ from degrain.models.inference.export import write_export
 from degrain.models.inference.options import STEPS, Options, numbers_of
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline, load_pipeline
 from degrain.models.inference.server import PORT, serve
-from degrain.models.inference.writing import Batches, Look, write_images
+from degrain.models.inference.writing import Batches, Look, check_panel, is_folder, write_images
 
 DRAWS = {"variations": 4, "interpolate": 2, "traverse": 1}
 """Draws of each mode, unless --n says how many."""
@@ -45,6 +45,9 @@ def sample(options: Options) -> None:
     options.check()
     card, networks = load_networks(options)
     plan = None if options.target is None else planned(options, card, networks)
+    look = Look(options.row, options.columns, options.scale, options.labels)
+    if plan is not None and options.target.endswith(".png") and not is_folder(options.target):
+        check_panel(plan, card.size, look)
     networks.bf16 = options.precision == "bf16"
     if options.explore:
         explore(options, card, networks)
@@ -56,7 +59,6 @@ def sample(options: Options) -> None:
     if plan is not None:
         if rank == 0:
             print(chosen)
-        look = Look(options.row, options.columns, options.scale, options.labels)
         write_images(options.target, Batches(plan, options.batch_size, rank, world), look)
     if world > 1:
         processes.destroy_process_group()

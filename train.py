@@ -26,6 +26,7 @@ from degrain.models.training.cli import CLI
 
 HARMLESS = (
     "does not have many workers",
+    "This DataLoader will create",  # more of them than cores, as asked
     "smaller than the logging interval",
     "LeafSpec",
     "in eval mode",

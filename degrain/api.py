@@ -196,6 +196,8 @@ class Model:
             noise = pipeline.noises(seed, pipeline.image_numbers(numbers), DRAW_STREAMS)[1]
         else:
             check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
+            if bad := int((~draw.isfinite()).sum()):
+                raise InputError(f"draw: {bad:,} of {draw.numel():,} values are not finite")
             noise = (draw - p.mean) / p.std
         with pipeline.precision():
             return pipeline.denoiser(noise, p)
@@ -268,7 +270,12 @@ class Model:
     ) -> Image.Image:
         """Draw a panel of images, or of a tensor (B, 3, H, W) or (3, H, W), clipped to [0, 1]; see `Images.show`."""
         if isinstance(images, Tensor):
-            images = Images({"images": images[None] if images.ndim == 3 else images})
+            images = images[None] if images.ndim == 3 else images
+            if images.ndim != 4 or images.shape[1] != 3:
+                raise InputError(f"images {tuple(images.shape)}: must be (B, 3, H, W) or (3, H, W)")
+            images = Images({"images": images})
+        if not isinstance(images, Images):
+            raise InputError(f"images: {type(images).__name__}; give what a method returned, or a tensor (B, 3, H, W)")
         return images.show(columns, scale, labels)
 
     def __repr__(self) -> str:

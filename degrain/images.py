@@ -79,6 +79,8 @@ class Images:
             InputError: there are values that are not finite, or columns or scale are no numbers from 1 on.
         """
         rows = {name: images.detach() for name, images in self.rows.items()}
+        if not rows or not all(images.numel() for images in rows.values()):
+            raise InputError("images: there are none to show")
         for name, value in (("columns", columns), ("scale", 1 if scale is None else scale)):
             if natural(value, name) < 1:
                 raise InputError(f"{name} {value}: must be at least 1")

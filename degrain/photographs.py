@@ -67,7 +67,9 @@ def _channels_first(one: Tensor | np.ndarray, name: str) -> Tensor:
         raise InputError(f"{name}: {type(one).__name__}; give {kinds}")
     first = isinstance(one, Tensor)
     shape = (1, *one.shape) if one.ndim == 3 else tuple(one.shape)
-    if len(shape) != 4 or shape[1 if first else 3] != 3 or 0 in shape:
+    if one.size == 0 if isinstance(one, np.ndarray) else one.numel() == 0:
+        raise InputError(f"{name} {tuple(one.shape)}: is empty; give at least one image")
+    if len(shape) != 4 or shape[1 if first else 3] != 3:
         kind = "a tensor must be (B, 3, H, W) or (3, H, W)" if first else "an array must be (B, H, W, 3) or (H, W, 3)"
         turned = len(shape) == 4 and shape[3 if first else 1] == 3
         way = "; for channels last: images.movedim(-1, -3)" if first else "; for channels first: np.moveaxis(x, -3, -1)"
@@ -96,8 +98,9 @@ def _floats(x: Tensor, name: str, size: int, crop: Crop | None) -> Tensor:
             raise InputError(f"{where}: {bad:,} of {image.numel():,} values are not finite")
         low, high = image.amin().item(), image.amax().item()
         if low < 0 or high > 1:
-            way = "give x / 255, or uint8" if high > 2 else "for [-1, 1] give (x + 1) / 2, or clip"
-            raise InputError(f"{where}: values from {low:.3g} to {high:.3g}: floats must lie in [0, 1]; {way}")
+            way = "for [-1, 1] give (x + 1) / 2, or clip: x.clamp(0, 1)" if low < -0.1 else "clip them: x.clamp(0, 1)"
+            way = "give x / 255, or uint8" if high > 2 else way
+            raise InputError(f"{where}: values from {low:.8g} to {high:.8g}: floats must lie in [0, 1]; {way}")
     return x
 
 

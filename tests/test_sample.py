@@ -184,6 +184,18 @@ def test_what_is_there_is_replaced_on_request_alone(trained, capsys, out):
     assert (Path(out) / "000000.png").exists() if out.endswith("/") else held.read_bytes() != b"mine"
 
 
+def test_single_images_of_somebody_else_are_not_replaced(trained, capsys):
+    command = [trained.vae / "last.ckpt", "--n", "3", "--out", "mine/", "--device", "cpu"]
+    sample.main([str(word) for word in command])
+    sample.main([str(word) for word in (*command, "--n", "1", "--overwrite", "true")])
+    assert [path.name for path in Path("mine").iterdir()] == ["000000.png"]  # those of an earlier call are
+    Image.new("RGB", (2, 2)).save("mine/000007.png")
+    content = Path("mine/000007.png").read_bytes()
+    line = error_of(capsys, [*command, "--overwrite", "true"])
+    assert "mine holds images that sample.py has not written (000007.png); choose another --out" in line
+    assert Path("mine/000007.png").read_bytes() == content
+
+
 # --- as a process
 
 

@@ -25,7 +25,8 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: Tens
         raise InputError(f"{name}: {type(value).__name__}; give a tensor {wanted}, {like.dtype}")
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == wish if isinstance(wish, int) else n > 0 for n, wish in sizes):
-        raise InputError(f"{name} {tuple(value.shape)}: must be {wanted}")
+        least = " with at least one" if 0 in value.shape else ""
+        raise InputError(f"{name} {tuple(value.shape)}: must be {wanted}{least}")
     if value.device != like.device:
         raise InputError(f"{name} on {value.device}: the network is on {like.device}; move one of them there")
     # Autocast converts what is no float64.

@@ -5,7 +5,6 @@ Axes: B batch, D latents, C = 3 channels, H, W.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import inf
 
 import torch
 from einops import rearrange
@@ -15,6 +14,9 @@ from degrain.models.core.errors import InputError
 from degrain.models.core.randomness import noise_of_images, shown
 from degrain.models.vae.latent_prior import LatentPrior
 from degrain.models.vae.network import VAE
+
+MOST_SCALE = 1_000
+"""Largest scale of noise, and farthest position of a latent in std: far beyond what a network was trained on."""
 
 INFORMATION_STREAMS = (6, 7)
 """Noise streams of an image: two draws of its z, for `information`."""
@@ -137,7 +139,7 @@ def information(vae: VAE, images: Iterable[Tensor]) -> Tensor:
 
 
 def checked_scale(name: str, value: float) -> float:
-    """Return a scale of noise. InputError for what is no finite number from 0 on."""
-    if not isinstance(value, int | float) or not 0 <= value < inf:
-        raise InputError(f"{name} {shown(value)}: must be a number, 0 or more")
+    """Return a scale of noise. InputError for what is no number from 0 to MOST_SCALE."""
+    if not isinstance(value, int | float) or not 0 <= value <= MOST_SCALE:
+        raise InputError(f"{name} {shown(value)}: must be a number from 0 to {MOST_SCALE:,}")
     return float(value)

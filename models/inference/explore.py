@@ -5,7 +5,6 @@ import binascii
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from degrain.models.core.errors import InputError
-from degrain.models.core.randomness import natural
-from degrain.models.inference.codes import Codes, positions, traverse
+from degrain.models.core.randomness import natural, shown
+from degrain.models.inference.codes import MOST_SCALE, Codes, positions, traverse
 from degrain.models.inference.drawing import FARTHEST, latents_by_information
 from degrain.models.inference.pictures import STD_LIMIT, as_pictures
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline
@@ -118,11 +117,12 @@ class Explorer:
         return Codes(z.z, noise.noise)
 
     def moved(self, codes: Codes, latents: dict[str, float]) -> Codes:
-        """Move latents; InputError unless each is a number of a latent, and its position finite."""
+        """Move latents; InputError unless each is a number of a latent, with a position up to MOST_SCALE std."""
         known = {str(number): number for number in range(codes.z.shape[1] if self.order else 0)}
         for name, position in latents.items() if isinstance(latents, dict) else [(latents, None)]:
-            if name not in known or not isinstance(position, int | float) or not isfinite(position):
-                raise InputError(f"latents {name}: {position}: give numbers from 0 to {len(known) - 1} with positions")
+            if str(name) not in known or not isinstance(position, int | float) or not abs(position) <= MOST_SCALE:
+                known_numbers = f"numbers from 0 to {len(known) - 1}"
+                raise InputError(f"latents {name}: {shown(position)}: give {known_numbers} with positions in std")
             codes = traverse(codes, torch.tensor([known[name]]), torch.tensor([position]), self.networks.prior)
         return codes
 

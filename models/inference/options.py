@@ -8,12 +8,14 @@ from typing import Literal
 
 from degrain.models.core.errors import InputError
 from degrain.models.inference.checkpoint import SUFFIX
-from degrain.models.inference.writing import ANIMATIONS, is_folder, is_users
+from degrain.models.inference.writing import ANIMATIONS, images_in, is_folder, is_own, is_users
 from degrain.models.vae.latent_prior import PriorName
 
 ENDINGS = (".png", ".npz", *ANIMATIONS)
 
 MOST = 1_000_000  # numbers in a list of them
+
+MOST_SCALE, MOST_PICTURES = 64, 1_000  # enlargement; pictures that one image becomes
 
 STEPS = 9  # by default, of a path or a traversal: an odd number has the middle
 
@@ -51,7 +53,7 @@ class Options:
             Hub wants it. Images are then drawn only if --out is given, too.
         explore: whether to serve a page, to this machine alone, with sliders for latents and scales, until Ctrl-C.
         port: of that page, by default 8000; 0 for any free one.
-        overwrite: replace existing files at `out` and `export`.
+        overwrite: replace existing files at `out` and `export`; never --images, nor single images that no call wrote.
         precision: of the networks' products. `bf16` is faster where the processor has it, and changes about a quarter
             of the 8-bit values, nearly all by one level (docs/speed.md).
         threads: of each process; by default OMP_NUM_THREADS, or one for each free core.
@@ -103,10 +105,33 @@ class Options:
             if wrong:
                 raise InputError(f"sample: {reason}")
         for option, target in (("out", self.target), ("export", self.export)):
-            if target is None or self.overwrite:
+            if target is None:
+                continue
+            if self.overwrite:
+                self.refuse_loss(option, Path(target))
                 continue
             if any(map(is_users, Path(target).iterdir())) if Path(target).is_dir() else Path(target).exists():
                 raise InputError(f"sample: {target} exists; choose another --{option} or pass --overwrite true")
+
+    def refuse_loss(self, option: str, target: Path) -> None:
+        """Refuse to replace photographs: those of `images`, and single images in a folder that no call has written.
+
+        Raises:
+            InputError: they would be lost.
+        """
+        given = Path(self.images).resolve() if self.images is not None else None
+        if given is not None and target.resolve() in (given, given.parent):
+            raise InputError(
+                f"sample: --{option} {target} would replace what --images {self.images} reads; choose another"
+            )
+        if (
+            option == "out"
+            and target.is_dir()
+            and (foreign := next((p for p in images_in(target) if not is_own(p)), None))
+        ):
+            raise InputError(
+                f"sample: {target} holds images that sample.py has not written ({foreign.name}); choose another --out"
+            )
 
     def errors(self) -> Iterator[tuple[bool, str]]:
         """Yield (whether it is so, what is wrong)."""
@@ -114,6 +139,10 @@ class Options:
         for name, value in sizes.items():
             yield value is not None and value < 1, f"--{name} {value} must be at least 1"
         yield self.steps is not None and self.steps < 2, f"--steps {self.steps} must be at least 2, the ends"
+        most = {"scale": MOST_SCALE, "steps": MOST_PICTURES, "variations": MOST_PICTURES}
+        for name, least in most.items():
+            value = getattr(self, name)
+            yield value is not None and value > least, f"--{name} {value} must be at most {least:,}"
         yield from self.explore_errors()
         if self.explore:
             return
@@ -166,10 +195,10 @@ def numbers_of(given: int | str, option: str) -> list[int]:
     """Return the numbers of a list such as 3,7,10-20, ranges with both ends.
 
     Raises:
-        InputError: another text, negative numbers, or more than a million.
+        InputError: another text, negative numbers, one of them twice, or more than a million.
     """
     wrong = InputError(f"sample: --{option} {given}: give numbers, 0 or more, such as 3 or 3,7,10-20")
-    numbers: list[int] = []
+    numbers: dict[int, None] = {}
     for part in str(given).split(","):
         found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if found is None:
@@ -177,5 +206,8 @@ def numbers_of(given: int | str, option: str) -> list[int]:
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first or len(numbers) + last - first >= MOST:
             raise wrong if last < first else InputError(f"sample: --{option} {given}: more than {MOST:,} numbers")
-        numbers += range(first, last + 1)
-    return numbers
+        twice = next((number for number in range(first, last + 1) if number in numbers), None)
+        if twice is not None:
+            raise InputError(f"sample: --{option} {given}: names {twice} twice; name each number once")
+        numbers |= dict.fromkeys(range(first, last + 1))
+    return list(numbers)

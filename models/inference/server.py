@@ -119,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         """Return the body's values. InputError if it is no JSON."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError("draw: the request is no JSON") from None
 
     def send(self, status: int, found: Any) -> None:

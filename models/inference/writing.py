@@ -18,6 +18,7 @@ import torch
 import torch.distributed as processes
 from einops import rearrange
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from degrain.models.core.errors import InputError
@@ -28,7 +29,11 @@ from degrain.models.inference.pictures import as_pictures, enlarged, least_scale
 PART, LOCK, IMAGES = ".part-of-images-", ".images.lock", "[0-9]" * 6 + ".png"
 """In a folder of single images: names of the folders that they are written in, of the lock, and of the images."""
 
+OWN = "degrain"  # the text `Software` of every single image: what lacks it is the user's, and is not replaced
+
 ANIMATIONS = (".gif", ".webp")
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of a panel: with more, PIL takes a file for an attack
+
 FRAME_MS = 80  # duration of a frame: 12 a second
 
 
@@ -49,6 +54,24 @@ class Look:
     labels: bool = True
 
 
+def check_panel(plan: Plan, side: int, look: Look) -> None:
+    """Refuse a panel that PIL would not open again.
+
+    Args:
+        plan: what is drawn.
+        side: of an image in pixels.
+        look: of the panel.
+
+    Raises:
+        InputError: it has more than MOST_PIXELS.
+    """
+    side *= look.scale or least_scale(side)
+    pictures = plan.count * (sum(plan.rows.values()) if look.row is None else plan.rows[look.row])
+    if pictures * side**2 > MOST_PIXELS:
+        said = f"a panel of {pictures:,} pictures of {side}x{side} pixels is too large"
+        raise InputError(f"sample: {said}; draw fewer, give a smaller --scale, or end --out in .npz or /")
+
+
 def is_folder(out: str) -> bool:
     """Return True for a folder, existing or new, which single images are written to."""
     return out.endswith("/") or Path(out).is_dir()
@@ -57,6 +80,20 @@ def is_folder(out: str) -> bool:
 def is_users(path: Path) -> bool:
     """Return True unless a killed call has left this file or folder."""
     return path.name != LOCK and not path.name.startswith(PART)
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that are called as single images are."""
+    return folder.glob(IMAGES)
+
+
+def is_own(image: Path) -> bool:
+    """Return True for a single image of an earlier call, which says so in its text."""
+    try:
+        with Image.open(image) as opened:
+            return opened.info.get("Software") == OWN
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 class Batches:
@@ -186,14 +223,15 @@ def write_single_images(folder: Path, batches: Batches, row: str, scale: int) ->
         if batches.rank == 0:
             stack.enter_context(claimed(folder))
         wait()
-        part = stack.enter_context(temporary(folder / f"{PART}{batches.rank}"))
+        part, text = stack.enter_context(temporary(folder / f"{PART}{batches.rank}")), PngInfo()
+        text.add_text("Software", OWN)
         for first, rows in batches:
             pictures = enlarged(row_pictures(rows, row), scale)
             for i, picture in enumerate(pictures, start=first * batches.plan.rows[row]):
-                Image.fromarray(picture).save(part / f"{i:06d}.png")
+                Image.fromarray(picture).save(part / f"{i:06d}.png", pnginfo=text)
         wait()
         if batches.rank == 0:
-            for old in folder.glob(IMAGES):  # with another --n the folder would mix two sets
+            for old in images_in(folder):  # with another --n the folder would mix two sets
                 old.unlink()
         wait()
         for new in part.iterdir():

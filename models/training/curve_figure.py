@@ -66,26 +66,40 @@ def draw_curves(rows: list[Row], path: Path) -> None:
     most = max(row[POSITION] for row in rows)
     for number, (title, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, COLUMNS, number)
+        ends = {}
         for name in names:
-            labelled = title in PANELS and name.replace("train/", "val/") not in {*names} - {name}
-            draw_curve(axes, name, *curve(rows, name), labelled=labelled and len(names) > 1)
+            images, values = curve(rows, name)
+            draw_curve(axes, name, images, values)
+            if title in PANELS and name.replace("train/", "val/") not in {*names} - {name} and name.count("/") == 1:
+                ends[name] = values[-1]
+        if len(names) > 1:
+            name_curves(axes, ends)
         axes.set_title(title, fontsize=9)
-        axes.set_xlim(0, most)
+        axes.set_xlim(0, 1.02 * most)
         axes.margins(y=0.12)
         axes.tick_params(labelsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.text(0.5, 0.1 / height, "images seen (grey: training, red: validation)", ha="center", fontsize=9)
+    said = "images seen (grey: training, red: validation, pale: its regions; names in the order of the curves' ends)"
+    figure.text(0.5, 0.1 / height, said, ha="center", fontsize=9)
     with replacing(path) as part:
         figure.savefig(part)
 
 
-def draw_curve(axes: Axes, name: str, images: list[float], values: list[float], labelled: bool) -> None:
-    """Draw one curve, with its name at its end unless it is of a region."""
-    kind, quantity, *region = name.split("/")
+def name_curves(axes: Axes, ends: dict[str, float]) -> None:
+    """Write the names of curves into the upper left corner, the one with the highest end first."""
+    for line, name in enumerate(sorted(ends, key=ends.get, reverse=True)):
+        kind, quantity = name.split("/")
+        place, colour = (3, -3 - 8 * line), COLOURS.get(kind, "C1")
+        options = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 6, "va": "top"}
+        options["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+        axes.annotate(quantity, (0, 1), place, color=colour, **options)
+
+
+def draw_curve(axes: Axes, name: str, images: list[float], values: list[float]) -> None:
+    """Draw one curve, pale if it is of a region."""
+    kind, _, *region = name.split("/")
     marker = "." if len(images) < 30 and not region else ""
     colour, alpha = COLOURS.get(kind, "C1"), 0.25 if region else 1.0
     axes.plot(images, values, color=colour, alpha=alpha, marker=marker, linewidth=1, zorder=1 if region else 2)
-    if labelled and not region:
-        axes.annotate(f" {quantity}", (images[-1], values[-1]), color=colour, fontsize=6, ha="right", va="bottom")

@@ -64,8 +64,23 @@ CASES = {
     "seeds of words": Case(f"sample {LAST} --seed 1,two", "--seed 1,two: give numbers"),
     "half a seed": Case(f"sample {LAST} --seed 1.5", "--seed 1.5: give numbers"),
     "no end of seeds": Case(f"sample {LAST} --seed 0-99999999999", "--seed 0-99999999999: more than 1,000,000 numbers"),
-    "a negative temperature": Case(f"sample {LAST} --temperature -1", "temperature -1.0: must be a number, 0 or more"),
-    "negative noise": Case(f"sample {LAST} --noise -0.5", "noise -0.5: must be a number, 0 or more"),
+    "a negative temperature": Case(f"sample {LAST} --temperature -1", "temperature -1.0: must be a number from 0 to"),
+    "negative noise": Case(f"sample {LAST} --noise -0.5", "noise -0.5: must be a number from 0 to 1,000"),
+    "noise beyond float32": Case(f"sample {LAST} --noise 1e40", "noise 1e.40: must be a number from 0 to 1,000"),
+    "a seed twice": Case(f"sample {LAST} --seed 1-3,2", "--seed 1-3,2: names 2 twice; name each number once"),
+    "a panel for nobody": Case(f"sample {LAST} --n 50000", "a panel of 150,000 pictures of 96x96 pixels is too large"),
+    "pictures of a wall": Case(f"sample {LAST} --scale 65 --out a/", "--scale 65 must be at most 64"),
+    "no end of steps": Case(f"sample {LAST} --interpolate true --steps 1001", "--steps 1001 must be at most 1,000"),
+    "the photograph itself": Case(
+        f"sample {LAST} --images photos/valid/a.png --out photos/valid/a.png --overwrite true",
+        "would replace what --im",
+    ),
+    "the folder of the photographs": Case(
+        f"sample {LAST} --images photos/valid --out photos/valid/ --overwrite true", "would replace what --images"
+    ),
+    "the folder of the photograph": Case(
+        f"sample {LAST} --images photos/valid/a.png --out photos/valid --overwrite true", "would replace what --images"
+    ),
     "two modes": Case(
         f"sample {LAST} --interpolate true --traverse 0", "--interpolate and --traverse: one call does one of them"
     ),
@@ -76,7 +91,9 @@ CASES = {
     ),
     "a page of several seeds": Case(f"sample {LAST} --explore true --seed 1-3", "--seed 1-3 with --explore: give one"),
     "a page with an unknown prior": Case(f"sample {LAST} --explore true --prior learned", "has standard, fitted"),
-    "a page with negative noise": Case(f"sample {LAST} --explore true --noise -1", "noise -1.0: must be a number, 0"),
+    "a page with negative noise": Case(
+        f"sample {LAST} --explore true --noise -1", "noise -1.0: must be a number from 0"
+    ),
     "steps of nothing": Case(f"sample {LAST} --steps 5", "--steps are those of --interpolate or --traverse; give one"),
     "a path of one step": Case(f"sample {LAST} --interpolate true --steps 1", "--steps 1 must be at least 2"),
     "a path from one draw": Case(

@@ -231,6 +231,10 @@ CALLS: dict[str, tuple[Callable[[degrain.Model], Any], str]] = {
     "noise": (lambda m: m.reconstruct(photographs(32), noise="loud"), "noise 'loud': must be"),
     "other photographs": (lambda m: m.encode(torch.zeros(2, 32, 32, 3)), "images (2, 32, 32, 3): a tensor must be"),
     "fewer after": (lambda m: m.reconstruct(photographs(32), first=-1), "first -1: must be an integer"),
+    "a panel of nothing": (lambda m: m.show(torch.zeros(0, 3, 8, 8)), "images: there are none to show"),
+    "a panel of an array": (lambda m: m.show(photographs(32).numpy()), "images: ndarray; give what a method returned, or a t"),
+    "a panel of a plane": (lambda m: m.show(torch.zeros(8, 8)), "images (8, 8): must be (B, 3, H, W) or (3, H, W)"),
+    "temperature beyond float32": (lambda m: m.sample(1, temperature=1e308), "temperature 1e+308: must be a number"),
     "no device": (lambda m: m.to("gpu"), "device gpu cannot be used: "),
     "no such device": (lambda m: m.to("cuda:99"), "device cuda:99 cannot be used: "),
     "no file": (lambda m: degrain.load("runs/none.ckpt"), "checkpoint runs/none.ckpt: no such file"),
@@ -247,6 +251,9 @@ def test_a_wrong_call_is_refused_in_a_line(stage_1, name):
 def test_a_draw_to_denoise_has_the_shape_of_p(model):
     p = model.decode(torch.zeros(2, 4))
     assert refusal(lambda: model.denoise(p, p.mean[:1])) == "draw (1, 3, 32, 32): must be (2, 3, 32, 32)"
+    broken = p.mean.clone()
+    broken[0, 0, 0] = torch.nan
+    assert refusal(lambda: model.denoise(p, broken)) == "draw: 32 of 6,144 values are not finite"
 
 
 def test_importing_the_package_imports_no_torch():

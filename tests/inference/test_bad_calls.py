@@ -106,6 +106,7 @@ CALLS: dict[str, tuple[Callable[[Pipeline, PlainPipeline], Any], str]] = {
         "prior nonsense: the checkpoint has standard, fitted; the na",
     ),
     "flow": (lambda p, _: p.draw(0, range(2), "flow"), "prior flow: the checkpoint has standard, fitted; its VAE was"),
+    "no codes": (lambda p, _: p.vae.decode(torch.zeros(0, 5)), "codes z (0, 5): must be (B, 5) with at least one"),
     "prior of a plain GAN": (
         lambda _, g: g.draw(0, range(2), "fitted"),
         "prior fitted: the checkpoint has standard; a",

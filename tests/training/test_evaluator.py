@@ -96,6 +96,7 @@ def test_a_test_writes_rows_a_budget_a_ladder_and_pictures(root, net, capsys, st
     page = html.unescape((folder / "report.html").read_text())
     assert all(cell in page for cell in table.split()) and page.count("data:image/png") >= 3
     assert f"<td>runs/{stage}/last.ckpt" in page.replace(f"{root}/", "") and f"<td>{N}</td>" in page
+    assert f'"budget": {tiny.BUDGET},' in page and '"source": "portraits-s0"' in page  # of the checkpoint's card
     assert (folder / "budget.png").exists() and len(page) < 5e6
     spread = {f"test/patches/{row}/{name}_std" for row in DRAWN[stage] for name in METRICS}
     assert spread == {path for path in values if path.endswith("_std") and "/patches/" in path}
