@@ -232,7 +232,10 @@ CALLS: dict[str, tuple[Callable[[degrain.Model], Any], str]] = {
     "other photographs": (lambda m: m.encode(torch.zeros(2, 32, 32, 3)), "images (2, 32, 32, 3): a tensor must be"),
     "fewer after": (lambda m: m.reconstruct(photographs(32), first=-1), "first -1: must be an integer"),
     "a panel of nothing": (lambda m: m.show(torch.zeros(0, 3, 8, 8)), "images: there are none to show"),
-    "a panel of an array": (lambda m: m.show(photographs(32).numpy()), "images: ndarray; give what a method returned, or a t"),
+    "a panel of an array": (
+        lambda m: m.show(photographs(32).numpy()),
+        "images: ndarray; give what a method returned",
+    ),
     "a panel of a plane": (lambda m: m.show(torch.zeros(8, 8)), "images (8, 8): must be (B, 3, H, W) or (3, H, W)"),
     "temperature beyond float32": (lambda m: m.sample(1, temperature=1e308), "temperature 1e+308: must be a number"),
     "no device": (lambda m: m.to("gpu"), "device gpu cannot be used: "),
