@@ -9,6 +9,7 @@ from einops import rearrange
 from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 from degrain.models.core.randomness import Noise, generator
@@ -43,7 +44,8 @@ class VAEModule(ImageModule):
         gradient_clip: largest norm of the gradient of the loss in nats per dimension.
         prior_images: training images that the prior is fitted to, every second one mirrored if the data are flipped; it
             is learned from both views of each.
-        prior_components: Gaussians in the mixture that is learned as prior when the budget is seen; 0 for none.
+        prior_components: Gaussians in the mixture that is learned as prior when the budget is seen; 0 leaves the fitted
+            one.
         prior_diffusion: codes that a diffusion prior learns from at most, after the mixture, such as 3,000,000; 0 for
             none. On a finished run, `fit` with it adds the prior.
         likelihood: training's; `bin`, the probability of the 8-bit value, a code length and so never negative; or
@@ -223,9 +225,9 @@ class VAEModule(ImageModule):
         said = [f"rate: {listed(rates)}"] if rates else []
         said += [f"gain over fitted in denoising: {listed(gains)}; diffusion has no rate"] if gains else []
         said += [self.prior.note] if self.prior.note else []
-        self.print(f"prior: {self.prior.best} ({'; '.join(said)}; {time.monotonic() - start:.0f} s)")
+        tqdm.write(f"prior: {self.prior.best} ({'; '.join(said)}; {time.monotonic() - start:.0f} s)")
         if self.prior.diffusion is not None:
-            self.print(f"prior: {self.prior.diffusion.memorising()}")
+            tqdm.write(f"prior: {self.prior.diffusion.memorising()}")
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the ELBO of held-out images, by bin likelihood and the posterior's KL, whatever is trained on."""
