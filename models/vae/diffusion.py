@@ -166,6 +166,7 @@ class Diffusion(nn.Module):
 
     # Learning.
 
+    @full_precision()
     def coordinates(self, z: Tensor) -> Tensor:
         """Return y for z, both (N, D)."""
         return ((z - self.mean) / self.noise) @ self.axes
@@ -197,7 +198,8 @@ class Diffusion(nn.Module):
         if denoiser is None:
             loss = self.loss(codes, network or self.network)
         else:
-            loss = ((denoiser(codes.y, t) - codes.clean) / t).square().sum(1)
+            with full_precision():
+                loss = ((denoiser(codes.y, t) - codes.clean) / t).square().sum(1)
         ends = self.noise_level(torch.tensor([0.0, 1.0]).to(self.spread)).log()
         return (loss.mean() * (ends[1] - ends[0]).sum()).item()
 
@@ -205,6 +207,8 @@ class Diffusion(nn.Module):
         """E[y | y_t] of N(0, Lambda), for y_t (B, D) and t (B, 1)."""
         return self.scales(t)[1] * y
 
+    @torch.no_grad()
+    @full_precision()
     def nearest_codes(self, q: Gaussian, held: Gaussian, seed: int) -> Tensor:
         """Return `nearest` for the posteriors of training and of held-out images, (N, D) and (M, D)."""
         rng, few = generator(seed), len(held.mean[:NEAREST])
