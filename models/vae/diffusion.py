@@ -71,7 +71,9 @@ class Network(nn.Module):
 
     def forward(self, u: Tensor, level: Tensor) -> Tensor:
         angles = level[:, None] * math.pi * 2 ** torch.linspace(-1, 5, FREQUENCIES).to(level)
-        embedded, h = self.embedding(torch.cat([angles.sin(), angles.cos()], 1)), self.first(u)
+        embedded = self.embedding(torch.cat([angles.sin(), angles.cos()], 1))
+        with full_precision():  # bf16 would round away noise that is small beside the spread
+            h = self.first(u)
         for block in self.blocks:
             h = block(h, embedded)
         return self.last(self.norm(h))
@@ -254,6 +256,7 @@ class Diffusion(nn.Module):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            torch.clear_autocast_cache()  # the caller's autocast would keep the weights of the first step
             with torch.no_grad():  # the average over the last tenth of the steps, 1,000 at most
                 for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
                     mean.lerp_(weight, max(1 - (1 - 1 / step) ** 10, 1e-3))

@@ -222,12 +222,13 @@ def test_the_same_seed_learns_the_same_whatever_was_drawn_before(small):
 
 
 def test_bf16_is_for_the_network_alone(small):
-    q, gains = views(bent(1000)), []
+    q, gains = views(bent(2000)), []
     for bf16 in (False, True):
         prior = fitted(q)
         prior.learn(drawn(q), 2)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             gains.append(prior.learn_diffusion(q, DRAWS))
+        assert prior.diffusion is not None, (bf16, prior.note)
         assert prior.diffusion.nearest.dtype == torch.float32 and prior.diffusion.nearest.isfinite().all()
     assert gains[1]["learned"] == pytest.approx(gains[0]["learned"], rel=1e-5)
     assert gains[1]["diffusion"] == pytest.approx(gains[0]["diffusion"], rel=0.2)
