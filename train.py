@@ -33,6 +33,7 @@ HARMLESS = (
     "torch.distributed.nn.functional.all_gather is deprecated",  # Lightning uses it
     "It is recommended to use `self.log",  # for values that are of all processes already
     "no `validation_step`",
+    "across ranks is zero",  # a finished run that is given a prior takes no step
 )
 """Warnings that tell the user nothing."""
 

@@ -40,7 +40,7 @@ class Options:
         traverse: latents to move from -3 to 3 std, such as 0 or 0-4; 0 is the one that tells most of an image.
         steps: images of each path or traversal, both ends included; by default 9.
         prior: `standard`, N(0, I), or instead of it `flow`, trained with the VAE; `fitted`, the Gaussian of q(z);
-            `learned`, a mixture; by default the best, or the flow.
+            `learned`, a mixture; `diffusion`; by default the best, or the flow.
         temperature: scale of z around the mean of q(z), with --images of its noise.
         noise: scale of the noise of the pixels.
         columns: pictures in a line of a panel, by default 16, or the steps.

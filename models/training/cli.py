@@ -22,6 +22,7 @@ from degrain.models.training.evaluator import Evaluator
 from degrain.models.training.launchers import launched
 from degrain.models.training.next_step import after_fit, after_test, measure
 from degrain.models.training.parser import ConfigParser, arguments, class_parser, refuse_nulls, refuse_scalars
+from degrain.models.training.prior_only import add_prior, lacks_prior
 from degrain.models.training.recipe import Recipe
 from degrain.models.training.report import Pictures
 from degrain.models.training.run_folder import (
@@ -32,7 +33,7 @@ from degrain.models.training.run_folder import (
     run_folder,
     starts_the_job,
 )
-from degrain.models.training.stage_1 import group_of, refuse_missing, say_if_another
+from degrain.models.training.stage_1 import group_of, refuse_missing, source_of_prior
 from degrain.models.training.tracking import Mode, Tracker, make_tracker, own_name
 from degrain.models.training.trainer_options import (
     DEFAULTS,
@@ -140,8 +141,7 @@ class CLI(LightningCLI):
         if self.card is None or not self.card.vae:
             refuse_missing(path, size, config.runs)
             return path
-        say_if_another(path, config.ckpt_path, self.state)
-        return config.ckpt_path
+        return source_of_prior(path, config.ckpt_path, self.state, self.subcommand == "fit")
 
     # The run.
 
@@ -176,6 +176,7 @@ class CLI(LightningCLI):
             path = self.config[self.subcommand].ckpt_path
             self.model.check(self.card, self.state, path)
             self.model.loaded_from = str(path)
+            self.model.lacks_prior = lacks_prior(self.model, self.state)
             if self.from_export:
                 self.load_export(path)
         self.model.tracked_run = self.tracked_run
@@ -264,8 +265,9 @@ class CLI(LightningCLI):
         """Train, unless the run has already seen its budget."""
         say, path = rank_zero_only(print), self.config[self.subcommand].ckpt_path
         if self.card is not None and self.card.images_seen >= model.schedule.budget:
-            seen = f"{self.card.images_seen:,} of {model.schedule.budget:,} images"
-            say(f"{path} has seen {seen}: a larger --model.budget goes on from it")
+            seen = f"{path} has seen {self.card.images_seen:,} of {model.schedule.budget:,} images"
+            added = isinstance(model, Recipe) and add_prior(self.trainer, model, **settings)
+            say(f"{seen}: {'its priors were renewed' if added else 'a larger --model.budget goes on from it'}")
             return
         if self.card is not None:
             fork = f"; {self.folder} is a run of its own" if self.forks else ""

@@ -27,9 +27,9 @@ def refuse_stage_1(module: "VAEModule") -> None:
     m = module
     refuse_if(not 0 <= m.rate_warmup <= 1, f"rate_warmup ({m.rate_warmup}) is a share of the budget, from 0 to 1")
     refuse_if(
-        not m.gradient_clip > 0 or m.prior_images < 1 or m.prior_components < 0,
+        not m.gradient_clip > 0 or m.prior_images < 1 or min(m.prior_components, m.prior_diffusion) < 0,
         f"gradient_clip ({m.gradient_clip}) must be positive, prior_images ({m.prior_images}) at least 1, "
-        f"prior_components ({m.prior_components}) at least 0",
+        f"prior_components ({m.prior_components}) and prior_diffusion ({m.prior_diffusion}) at least 0",
     )
     for name in ("rate_weight", "regulariser_weight"):
         value = getattr(m, name)
@@ -66,6 +66,11 @@ def check_decoder(module: "VAEModule") -> None:
 def check_rate(module: "VAEModule") -> None:
     """Refuse arguments that contradict the regulariser, the posterior or the prior."""
     regulariser, net, free_bits = module.regulariser, module.net, module.free_bits
+    refuse_if(
+        module.prior_diffusion and net.posterior.steps,
+        f"prior_diffusion ({module.prior_diffusion}) learns from the posteriors' mean and variance, which are not "
+        f"known with net.posterior.steps ({net.posterior.steps}); take prior_diffusion 0 or steps 0",
+    )
     refuse_if(
         free_bits and regulariser != "posterior",
         f"free_bits ({free_bits}) are of each posterior's KL, which is no part of the loss with regulariser "

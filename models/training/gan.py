@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, reduce
@@ -200,6 +200,13 @@ class GANModule(AdversarialModule):
         of_stage_2 = {"denoiser": denoiser, "noise": self.denoiser.noise, "loss": self.loss}
         of_stage_2["prior_note"] = self.prior.note or None
         return Card("gan", self.vae.size, self.images_seen, vae, **of_stage_2)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the prior of `vae`: that is the checkpoint itself, or a stage 1 with a prior that it lacks."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        others = {name: value for name, value in state.items() if not name.startswith("prior.")}
+        checkpoint["state_dict"] = others | {f"prior.{name}": value for name, value in self.prior.state_dict().items()}
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         if self.loss == "l2":

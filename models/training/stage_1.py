@@ -63,18 +63,26 @@ def newest(path: str, size: int, runs: str) -> Path | None:
     return None
 
 
-def say_if_another(path: str, checkpoint: str, state: dict[str, Tensor]) -> None:
-    """Print a line if the file of stage 1 that a config names holds another VAE than the checkpoint of stage 2.
+def source_of_prior(path: str, checkpoint: str, state: dict[str, Tensor], renew: bool) -> str:
+    """Return where stage 2 has VAE and prior from: its checkpoint, or the file of stage 1 that has a prior more.
+
+    A line says if the file holds another VAE, or if its prior is taken.
 
     Args:
         path: `model.vae`; there may be no such file.
         checkpoint: path of the checkpoint of stage 2.
         state: its state dict.
+        renew: whether to take a prior that the checkpoint lacks.
     """
     if Path(path).resolve() == Path(checkpoint).resolve() or not Path(path).is_file():
-        return
+        return checkpoint
     with suppress(InputError):
-        mine, theirs = (substate(weights, PREFIXES["vae"]) for weights in (state, read_checkpoint(path)[1]))
-        same = mine.keys() == theirs.keys() and all(torch.equal(mine[n].half(), theirs[n].half()) for n in mine)
+        theirs = read_checkpoint(path)[1]
+        one, other = (substate(weights, PREFIXES["vae"]) for weights in (state, theirs))
+        same = one.keys() == other.keys() and all(torch.equal(one[n].half(), other[n].half()) for n in one)
         if not same:  # but for the rounding of an export
             rank_zero_only(print)(f"model.vae {path}: holds another VAE than {checkpoint}, whose own is kept")
+        elif renew and substate(theirs, PREFIXES["prior"]).keys() > substate(state, PREFIXES["prior"]).keys():
+            rank_zero_only(print)(f"model.vae {path}: has a prior that {checkpoint} lacks, which is taken over")
+            return path
+    return checkpoint

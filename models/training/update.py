@@ -102,11 +102,12 @@ def adam(network: nn.Module, learning_rate: float, **options: float | tuple[floa
     """Return a fused Adam: one pass over the parameters, a third of the time, and it skips a step on the device.
 
     Args:
-        network: whose parameters are moved.
+        network: whose parameters are moved, but for frozen ones.
         learning_rate: before any schedule.
         options: of torch.optim.Adam.
     """
-    return torch.optim.Adam(network.parameters(), learning_rate, fused=True, **options)
+    moved = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(moved, learning_rate, fused=True, **options)
 
 
 class MovingAverage(nn.Module):

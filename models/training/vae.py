@@ -9,6 +9,7 @@ from einops import rearrange
 from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from degrain.models.core.gaussian import Gaussian, LatentDraws, kl_of_moments, kl_to_standard_normal
 from degrain.models.core.randomness import Noise, generator
@@ -45,6 +46,8 @@ class VAEModule(ImageModule):
             is learned from both views of each.
         prior_components: Gaussians in the mixture that is learned as prior when the budget is seen; 0 leaves the fitted
             one.
+        prior_diffusion: codes that a diffusion prior learns from at most, after the mixture, such as 3,000,000; 0 for
+            none. On a finished run, `fit` with it adds the prior.
         likelihood: training's; `bin`, the probability of the 8-bit value, a code length and so never negative; or
             `density`, of the dequantised pixel per 8-bit level, whose loss goes negative below a std of 0.0016.
         gradient: the decoder's; `plain`; `beta-nll`, every pixel's term times its std (Seitzer et al. 2022); or
@@ -77,6 +80,7 @@ class VAEModule(ImageModule):
         gradient_clip: float = 1.0,
         prior_images: int = 20_000,
         prior_components: int = 10,
+        prior_diffusion: int = 0,
         likelihood: Literal["bin", "density"] = "bin",
         gradient: DecoderGradient = "plain",
         rate_weight: float = 1.0,
@@ -87,7 +91,7 @@ class VAEModule(ImageModule):
     ) -> None:
         super().__init__(Schedule(**schedule))
         self.rate_warmup, self.gradient_clip = rate_warmup, gradient_clip
-        self.prior_images, self.prior_components = prior_images, prior_components
+        self.prior_images, self.prior_components, self.prior_diffusion = prior_images, prior_components, prior_diffusion
         self.likelihood, self.gradient, self.regulariser = likelihood, gradient, regulariser
         self.rate_weight, self.free_bits, self.regulariser_weight = rate_weight, free_bits, regulariser_weight
         self.couples_the_batch = regulariser != "posterior" or free_bits > 0  # no mean of the images' rates
@@ -150,6 +154,11 @@ class VAEModule(ImageModule):
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.fit_prior()
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.finished:
+            self.fit_prior()
+
     def on_train_epoch_end(self) -> None:
         """Fit the prior at the end of the run if no validation has, before the last checkpoint is written."""
         if self.trainer.fit_loop.done and self.fitted_at != self.images_seen:
@@ -161,29 +170,33 @@ class VAEModule(ImageModule):
 
         The processes share the images, and the first one alone learns; all get the same prior.
         """
-        learns = self.prior_components > 0 and self.finished
-        report, draws = self.encoded(learns)
+        learns = max(self.prior_components, self.prior_diffusion) > 0 and self.finished
+        report, draws, q = self.encoded(learns)
         fitted, self.fitted_at = self.prior.fit(report.mean, report.covariance), self.images_seen
         if fitted and self.prior_components == 0:
             self.prior.note = "stage 1 was trained with prior_components 0"
         if fitted and learns:
             if self.trainer.is_global_zero:
-                self.learn_prior(draws)
-            mixture = self.prior.mixture and self.prior.mixture.cpu()
-            mixture, self.prior.note = self.trainer.strategy.broadcast((mixture, self.prior.note))
-            self.prior.mixture = mixture and mixture.to(self.device)
+                self.learn_prior(draws, q)
+            learned = [part and part.cpu() for part in (self.prior.mixture, self.prior.diffusion)]
+            learned, self.prior.note = self.trainer.strategy.broadcast((learned, self.prior.note))
+            self.prior.mixture, self.prior.diffusion = (part and part.to(self.device) for part in learned)
 
-    def encoded(self, keep: bool) -> tuple[CodeReport, LatentDraws | None]:
-        """Return the moments of q(z) over training images and, to keep, a draw (N, V, D) of each of V views."""
+    def encoded(self, keep: bool) -> tuple[CodeReport, LatentDraws | None, Gaussian | None]:
+        """Return the moments of q(z) over training images and, to keep, a draw (N, V, D) of each of V views.
+
+        A diffusion needs more than draws: for one, the posteriors (N, V, D) are kept as well.
+        """
         data, rng, latent = self.trainer.datamodule, generator(self.schedule.seed), self.vae.config.latent
         mine = slice(self.global_rank, None, self.trainer.world_size)  # of each batch
         code, codes = CodeStatistics(latent).to(self.device), []
+        width = latent * (3 if self.prior_diffusion else 1) + 1
         for batch in data.encode_dataloader(self.prior_images):
             x = self.photographs(self.transfer_batch_to_device(batch, self.device, 0))
             views = 2 if keep and data.flip else 1
             noise = torch.randn(2, views, len(x), latent, generator=rng)[:, :, mine].to(self.device)  # drawn on the CPU
             if keep:
-                codes.append(noise.new_zeros(len(x), views, latent + 1))
+                codes.append(noise.new_zeros(len(x), views, width))
             x = x[mine]
             if not len(x):
                 continue
@@ -192,20 +205,29 @@ class VAEModule(ImageModule):
             draws = q.draw(rearrange(noise, "k v b d -> k (v b) d"))  # two: moments need them
             code.update(q[: len(x)] if isinstance(q, Gaussian) else draws[:, : len(x)])
             if keep:
-                drawn = torch.cat([draws.z[0], draws.log_q[0, :, None]], 1)  # (V B, D + 1)
+                moments = [q.mean, q.logstd.expand_as(q.mean)] if self.prior_diffusion else []
+                drawn = torch.cat([draws.z[0], draws.log_q[0, :, None], *moments], 1)  # (V B, D + 1 or 3 D + 1)
                 codes[-1][mine] = rearrange(drawn, "(v b) d -> b v d", v=views)
         if not keep:
-            return code.compute(), None
+            return code.compute(), None, None
         gathered = self.trainer.strategy.reduce(torch.cat(codes), reduce_op="sum")  # the others' rows are 0
-        return code.compute(), LatentDraws(gathered[..., :-1], gathered[..., -1])
+        z, log_q, *moments = gathered.split([latent, 1, *[latent] * (width // latent - 1)], dim=-1)
+        return code.compute(), LatentDraws(z, log_q[..., 0]), Gaussian(*moments) if moments else None
 
-    def learn_prior(self, draws: LatentDraws) -> None:
+    def learn_prior(self, draws: LatentDraws, q: Gaussian | None) -> None:
         """Learn the prior from codes (N, V, D), V views of N images, and say in a line what it is worth."""
-        start = time.monotonic()
-        rates = self.prior.learn(draws, self.prior_components, self.schedule.seed)
-        said = ", ".join(f"{name} {rate:.1f} nats" for name, rate in rates.items())
-        said = f"rate: {said}" if rates else self.prior.note
-        self.print(f"prior: {self.prior.best} ({said}; {time.monotonic() - start:.0f} s)")
+        start, seed, rates, gains = time.monotonic(), self.schedule.seed, {}, {}
+        if self.prior_components:
+            rates = self.prior.learn(draws, self.prior_components, seed)
+        if q is not None:
+            with self.trainer.precision_plugin.forward_context():
+                gains = self.prior.learn_diffusion(q, self.prior_diffusion, seed)
+        said = [f"rate: {listed(rates)}"] if rates else []
+        said += [f"gain over fitted in denoising: {listed(gains)}; diffusion has no rate"] if gains else []
+        said += [self.prior.note] if self.prior.note else []
+        tqdm.write(f"prior: {self.prior.best} ({'; '.join(said)}; {time.monotonic() - start:.0f} s)")
+        if self.prior.diffusion is not None:
+            tqdm.write(f"prior: {self.prior.diffusion.memorising()}")
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the ELBO of held-out images, by bin likelihood and the posterior's KL, whatever is trained on."""
@@ -217,7 +239,7 @@ class VAEModule(ImageModule):
         closed = closed_form_rate(q, self.prior)
         self.diagnostics.update(q if closed else draws, p, x, batch, self.prior.flow)
         distortion, kl = -per_image(log_bin_probability(p, x)), rate(q, draws[0], self.prior)
-        others = (name for name in self.prior.names if name != self.prior.training_prior)
+        others = (name for name in self.prior.densities if name != self.prior.training_prior)
         rates = {f"rate_{name}": self.prior.rate(draws[0], name) for name in others}
         return statistics(p, x, distortion, kl, self.vae.config.std_floor) | rates
 
@@ -233,7 +255,9 @@ class VAEModule(ImageModule):
     def table(self) -> str:
         """Return every value, and what held-out images say of the distribution."""
         ahead = "of each pixel given z and those before it:\n" if self.vae.pixel_by_pixel else ""
-        return f"{super().table()}\n\n{ahead}{self.diagnostics.table()}"
+        diffusion = self.prior.diffusion
+        drawn = f"\nprior diffusion, which has no rate: {diffusion.memorising()}" if diffusion is not None else ""
+        return f"{super().table()}\n\n{ahead}{self.diagnostics.table()}{drawn}"
 
     def figures(self) -> dict[str, Figure | Image]:
         """Return figures of the distribution that held-out images found, and of drawn images."""
@@ -254,3 +278,8 @@ class VAEModule(ImageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adam(self, self.schedule.learning_rate)  # the VAE, and the prior if it is a flow
+
+
+def listed(values: dict[str, float]) -> str:
+    """Return nats by prior in words."""
+    return ", ".join(f"{name} {value:.1f} nats" for name, value in values.items())

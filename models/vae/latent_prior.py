@@ -1,4 +1,4 @@
-"""The ladder of priors that z is drawn from: N(0, I), the Gaussian of q(z), a mixture fitted to q(z).
+"""The ladder of priors that z is drawn from: N(0, I), the Gaussian of q(z), a mixture and a diffusion that learn q(z).
 
 q(z) is the mixture of q(z|x) over the data. Training pulls each q(z|x) towards N(0, I) and yet leaves q(z) far from it
 (the prior hole): draws from N(0, I) decode badly where draws from q(z)'s own Gaussian decode well. A flow may replace
@@ -14,29 +14,31 @@ from einops import rearrange
 from torch import Tensor, distributions, nn
 
 from degrain.models.core.errors import InputError
-from degrain.models.core.gaussian import LatentDraws, log_standard_normal
+from degrain.models.core.gaussian import Gaussian, LatentDraws, log_standard_normal
 from degrain.models.core.images import check_tensor
 from degrain.models.core.precision import full_precision
 from degrain.models.core.randomness import shown
+from degrain.models.vae.diffusion import BLOCKS, WIDTH, Diffusion
 from degrain.models.vae.flow import AutoregressiveFlow, FlowConfig
 from degrain.models.vae.mixture import Mixture
 
-PriorName = Literal["learned", "fitted", "standard", "flow"]
+PriorName = Literal["diffusion", "learned", "fitted", "standard", "flow"]
 
 LEAST_IMAGES = 1000  # with fewer a mixture of many latents memorises them, and too few are held out to tell
 
 UNKNOWN = f"stage 1 learns it when its budget is seen, from {LEAST_IMAGES:,} images, if held-out ones are likelier so"
 UNFITTED = "it was not fitted yet, which stage 1 does at each validation and at the end of its budget"
+UNASKED = "stage 1 learns it with model.prior_diffusion when its budget is seen, if it denoises held-out codes better"
 NOT_DUE = "stage 1 learns it when its budget is seen"
 
 multivariate_normal = partial(distributions.MultivariateNormal, validate_args=False)
 
 
 class LatentPrior(nn.Module):
-    """p(z) in three forms: `standard`, N(0, I); `fitted`, N(mean, covariance); `learned`, a mixture in its units.
+    """p(z) in four forms: `standard`, N(0, I); `fitted`, N(mean, covariance); `learned`, a mixture; `diffusion`.
 
-    The fitted one exists from a call of `fit` on, the learned one after `learn`. Both are in the state dict;
-    loading one adds or removes the mixture.
+    The fitted one exists from a call of `fit` on, the learned one after `learn`, the diffusion after `learn_diffusion`.
+    All are in the state dict; loading one adds or removes mixture and diffusion. The diffusion has no density.
 
     With a flow the VAE's own p(z) is not `standard` but `flow`, the distribution of the z that the flow takes to
     N(0, I). Its weights are parameters, which the VAE's loss trains; the others are fitted to q(z) afterwards as
@@ -47,10 +49,12 @@ class LatentPrior(nn.Module):
         flow: its steps, if any.
 
     Attributes:
-        note: why there is no fitted or no learned prior, in words; "" if there are both, or nobody knows.
+        note: why there is no fitted or no learned prior, or no diffusion that was asked for, in words; "" if there
+            are all, or nobody knows.
     """
 
     mixture: Mixture | None
+    diffusion: Diffusion | None
     note: str = ""
 
     def __init__(self, latent: int, flow: FlowConfig = FlowConfig()) -> None:  # noqa: B008 (frozen)
@@ -58,15 +62,21 @@ class LatentPrior(nn.Module):
         self.flow = AutoregressiveFlow(latent, flow) if flow.steps else None
         self.register_buffer("mean", torch.zeros(latent))
         self.register_buffer("cholesky", torch.eye(latent))
-        self.mixture = None
-        self.register_load_state_dict_pre_hook(match_mixture)
+        self.mixture = self.diffusion = None
+        self.register_load_state_dict_pre_hook(match_state)
 
     @property
     def names(self) -> tuple[PriorName, ...]:
         """The available priors, the best one last."""
         fitted = ("fitted",) if self.fitted else ()
         learned = ("learned",) if self.mixture is not None else ()
+        learned += ("diffusion",) if self.diffusion is not None else ()
         return (*fitted, *learned, "flow") if self.flow is not None else ("standard", *fitted, *learned)
+
+    @property
+    def densities(self) -> tuple[PriorName, ...]:
+        """The available priors with a density, the best one last."""
+        return tuple(name for name in self.names if name != "diffusion")
 
     @property
     def fitted(self) -> bool:
@@ -101,6 +111,8 @@ class LatentPrior(nn.Module):
             why = "its VAE was trained with N(0, I), without net.prior.steps"
         elif name in ("fitted", "learned"):
             why = self.note or (UNKNOWN if self.fitted else UNFITTED)
+        elif name == "diffusion":
+            why = self.note if "diffusion" in self.note else UNASKED
         given = name if isinstance(name, str) else shown(name)
         raise InputError(f"prior {given}: {owner} has {', '.join(self.names)}; {why}")
 
@@ -117,16 +129,21 @@ class LatentPrior(nn.Module):
             return noise
         if name == "flow":
             return self.flow.inverse(noise)
+        if name == "diffusion":
+            return self.diffusion(noise)
         return self.coloured(self.mixture(noise) if name == "learned" else noise)
 
     @full_precision()
     def log_density(self, z: Tensor, name: PriorName | None = None) -> Tensor:
-        """log p(z) in nats, (B, D) -> (B,), for a named prior, by default the best.
+        """log p(z) in nats, (B, D) -> (B,), for a named prior, by default the best that has a density.
 
         Raises:
-            InputError: no such prior.
+            InputError: no such prior, or the diffusion.
         """
+        name = name or self.densities[-1]
         name = name if name == "standard" else self.checked(name)
+        if name == "diffusion":
+            raise InputError(f"prior diffusion: has no density in closed form; give {', '.join(self.densities)}")
         if name == "standard":
             return log_standard_normal(z)
         if name == "flow":
@@ -155,8 +172,7 @@ class LatentPrior(nn.Module):
         """Take over the moments of q(z), (D,) and (D, D), with a jitter of 1e-6 of the mean variance.
 
         A covariance that is singular in spite of it gets the smallest larger jitter that helps. Moments that none
-        helps, or that are not finite, change nothing. The learned prior is dropped: it is in units of the Gaussian
-        before.
+        helps, or that are not finite, change nothing. What was learned is dropped: it belongs to the codes before.
 
         Returns:
             True if the moments were taken over.
@@ -169,7 +185,7 @@ class LatentPrior(nn.Module):
                 if not failed:
                     self.mean.copy_(mean)
                     self.cholesky.copy_(factor)
-                    self.mixture, self.note = None, NOT_DUE
+                    self.mixture, self.diffusion, self.note = None, None, NOT_DUE
                     return True
         self.note = "the codes of the training images have no finite mean and covariance"
         return False
@@ -200,7 +216,7 @@ class LatentPrior(nn.Module):
         held = torch.arange(images, device=draws.z.device) % 10 == 0
         self.mixture = Mixture.fitted_to(self.whitened(rearrange(draws.z[~held], "n v d -> (n v) d")), components, seed)
         valid = LatentDraws(rearrange(draws.z[held], "n v d -> (n v) d"), rearrange(draws.log_q[held], "n v -> (n v)"))
-        rates = {name: self.rate(valid, name).mean().item() for name in self.names}
+        rates = {name: self.rate(valid, name).mean().item() for name in self.densities}
         self.note = ""
         if not rates["learned"] < rates["fitted"]:
             self.mixture = None
@@ -208,8 +224,62 @@ class LatentPrior(nn.Module):
             self.note += f"rate {rates['learned']:.1f} and {rates['fitted']:.1f} nats)"
         return rates
 
+    def learn_diffusion(self, q: Gaussian, draws: int, seed: int = 0) -> dict[PriorName, float]:
+        """Learn q(z) by diffusion, from posteriors; every tenth image is held out, as for the mixture.
 
-def match_mixture(prior: LatentPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Add or remove the prior's mixture, so that it has the shapes of the state dict that is about to be loaded."""
-    means = state.get(f"{prefix}mixture.means")
-    prior.mixture = Mixture(*means.shape).to(prior.mean.device) if means is not None else None
+        It is kept only if it denoises held-out codes better than the Gaussian and the mixture do. Otherwise `note` says
+        why there is none.
+
+        Args:
+            q: posteriors (N, V, D) of V views of N images.
+            draws: codes to learn from, at most; it ends earlier when held-out codes gain no more.
+            seed: of weights, codes and noise.
+
+        Returns:
+            The gain of the learned priors over the Gaussian on held-out codes, in nats, see `Diffusion.nats`; empty if
+            there are too few images, or codes that are not finite.
+        """
+        self.diffusion = None
+        why = f"stage 1 had {len(q.mean):,} of the {LEAST_IMAGES:,} images that a diffusion is learned from"
+        if len(q.mean) >= LEAST_IMAGES:
+            why = "no diffusion was learned: not all codes of the training images are finite"
+            if q.mean.isfinite().all() and q.logstd.isfinite().all():
+                with torch.inference_mode(False), torch.enable_grad():  # Lightning validates without gradients
+                    return self.learn_from(Gaussian(q.mean.clone(), q.logstd.clone()), draws, seed)
+        self.note = "; ".join(filter(None, [self.note, why]))
+        return {}
+
+    def learn_from(self, q: Gaussian, draws: int, seed: int) -> dict[PriorName, float]:
+        """Learn a diffusion, and keep or drop it; see `learn_diffusion`."""
+        held = torch.arange(len(q.mean), device=q.mean.device) % 10 == 0
+        kept, held = (Gaussian(q.mean[of].flatten(0, 1), q.logstd[of].flatten(0, 1)) for of in (~held, held))
+        made = Diffusion.gaussian_of(kept, WIDTH, BLOCKS, seed)
+        codes = made.held_out(held, seed)
+        before = {"fitted": made.nats(codes)}
+        if self.mixture is not None:
+            before["learned"] = made.nats(codes, denoiser=self.mixture_in(made).denoiser())
+        made.learn(kept, codes, draws, seed)
+        losses = before | {"diffusion": made.nats(codes)}
+        gains = {name: losses["fitted"] - loss for name, loss in losses.items() if name != "fitted"}
+        if losses["diffusion"] < min(before.values()):
+            made.nearest.copy_(made.nearest_codes(kept, held, seed))
+            self.diffusion = made
+        else:
+            said = ", ".join(f"{name} {gain:.1f}" for name, gain in gains.items())
+            why = f"the diffusion denoised held-out codes no better (nats gained over the Gaussian: {said})"
+            self.note = "; ".join(filter(None, [self.note, why]))
+        return gains
+
+    @full_precision()
+    def mixture_in(self, diffusion: Diffusion) -> Mixture:
+        """Return the mixture in the coordinates of a diffusion."""
+        matrix = (self.cholesky.T / diffusion.noise) @ diffusion.axes
+        return self.mixture.mapped(matrix, diffusion.coordinates(self.mean[None])[0])
+
+
+def match_state(prior: LatentPrior, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Add or remove mixture and diffusion, so that the prior has the shapes of the state dict about to be loaded."""
+    means, start = state.get(f"{prefix}mixture.means"), f"{prefix}diffusion."
+    prior.mixture = Mixture(*means.shape).to(prior.mean) if means is not None else None
+    learned = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    prior.diffusion = Diffusion.with_shapes_of(learned).to(prior.mean) if learned else None

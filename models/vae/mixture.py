@@ -4,6 +4,8 @@ Axes: B batch, N codes, D dimensions, K components.
 """
 
 import warnings
+from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +92,33 @@ class Mixture(nn.Module):
         for k in chosen.unique():
             u[chosen == k] = self.means[k] + noise[chosen == k] @ self.factors[k].T
         return u
+
+    def mapped(self, matrix: Tensor, offset: Tensor) -> "Mixture":
+        """Return the mixture of u `matrix` + offset, for matrices (D, D) and vectors (D,); its factors are full."""
+        made = deepcopy(self)
+        made.means.copy_(self.means @ matrix + offset)
+        made.factors.copy_(matrix.T @ self.factors)
+        return made
+
+    @full_precision()
+    def denoiser(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the function of u + t n (B, D), n ~ N(0, I), and t (B, 1) that gives E[u | u + t n], (B, D).
+
+        A component C = V diag(e) V^T around m has the mean m + V diag(e / (e + t^2)) V^T (u + t n - m).
+        """
+        factors = self.factors.double()
+        values, vectors = torch.linalg.eigh(factors @ factors.mT)
+        parts = list(zip(self.weights.log(), self.means, values.to(self.means), vectors.to(self.means), strict=True))
+
+        def denoised(noisy: Tensor, t: Tensor) -> Tensor:
+            logs, means = [], []
+            for log_weight, mean, e, v in parts:
+                turned, variance = (noisy - mean) @ v, e + t.square()
+                logs.append(log_weight - 0.5 * (turned.square() / variance + variance.log()).sum(1))
+                means.append(mean + (turned * e / variance) @ v.T)
+            return torch.einsum("kb,kbd->bd", torch.stack(logs).softmax(0), torch.stack(means))
+
+        return denoised
 
     def log_density(self, u: Tensor) -> Tensor:
         """log sum_k weights_k N(u; means_k, factors_k factors_k^T) in nats, (B, D) -> (B,)."""

@@ -231,7 +231,7 @@ def test_a_prior_that_was_not_fitted_is_not_there():
         "unknown": (
             torch.randn(2, 6),
             "nonsense",
-            "prior nonsense: .*names of priors are fitted, flow, learned, stand",
+            "prior nonsense: .*names of priors are diffusion, fitted, flow, learned, stand",
         ),
         "flow": (
             torch.randn(2, 6),
