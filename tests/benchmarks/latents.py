@@ -47,11 +47,15 @@ def main(tests: dict[int, Path], figure: Path, net: str = "efficientnet-lite0", 
         cells = [f"{budget}/total", f"test/{net}/reconstruction_denoised/{metric}", f"{budget}/prior"]
         cells += [f"{budget}/prior_alone", f"test/{net}/denoised/recall"]
         said = [
-            f"{a:.1f} ± {b:.1f}" if a > 1 or "budget" in c else f"{a:.3f} ± {b:.3f}"
-            for c in cells
-            for a, b in [value(values, c)]
+            shown(*value(values, cell), small=cell.endswith(("recall", "kernel")) or metric == "kernel")
+            for cell in cells
         ]
         print(f"| {latents} | " + " | ".join(said) + " |")
+
+
+def shown(number: float, half: float, small: bool) -> str:
+    """Return a value with half of its interval, with a digit after the point, or with four of a small one."""
+    return f"{number:.4f} ± {half:.4f}" if small else f"{number:.1f} ± {half:.1f}"
 
 
 @styled

@@ -56,7 +56,7 @@ def test_temperature_scales_z_around_the_posterior_of_a_photograph(pipeline):
 @pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf, None, "1"])
 @pytest.mark.parametrize("name", ["temperature", "noise"])
 def test_a_scale_is_a_finite_number_from_0_on(pipeline, name, scale):
-    with pytest.raises(InputError, match=f"^{name} .*: must be a number, 0 or more"):
+    with pytest.raises(InputError, match=f"^{name} .*: must be a number from 0 to 1,000"):
         pipeline.draw(0, range(1), **{name: scale})
 
 
