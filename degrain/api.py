@@ -36,7 +36,7 @@ from degrain.data.decode import Crop
 from degrain.images import Images, in_batches
 from degrain.models.core.errors import InputError
 from degrain.models.core.gaussian import Gaussian
-from degrain.models.core.images import check_tensor
+from degrain.models.core.images import check_finite, check_tensor
 from degrain.models.core.randomness import natural
 from degrain.models.inference.checkpoint import Card
 from degrain.models.inference.pipeline import DRAW_STREAMS, Pipeline, PlainPipeline, load_pipeline
@@ -169,8 +169,7 @@ class Model:
         if vae.pixel_by_pixel:
             raise InputError("decode: the pixels of a PixelVAE depend on each other; take sample or reconstruct")
         check_tensor("codes z", z, ("B", self.latents), self._weight)
-        if bad := int((~z.isfinite()).sum()):
-            raise InputError(f"codes z: {bad:,} of {z.numel():,} values are not finite")
+        check_finite("codes z", z)
         with self.networks.precision():
             return vae.decode(z)
 
@@ -185,7 +184,7 @@ class Model:
             first: number of the first draw.
 
         Raises:
-            InputError: the model has no denoiser, or the draw does not have the shape of p.
+            InputError: the model has no denoiser, or the draw does not have the shape of p or is not finite.
         """
         pipeline = self._pipeline
         if pipeline.denoiser is None:
@@ -196,8 +195,7 @@ class Model:
             noise = pipeline.noises(seed, pipeline.image_numbers(numbers), DRAW_STREAMS)[1]
         else:
             check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
-            if bad := int((~draw.isfinite()).sum()):
-                raise InputError(f"draw: {bad:,} of {draw.numel():,} values are not finite")
+            check_finite("draw", draw)
             noise = (draw - p.mean) / p.std
         with pipeline.precision():
             return pipeline.denoiser(noise, p)

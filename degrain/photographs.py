@@ -16,6 +16,7 @@ from torch import Tensor
 from degrain.data.decode import Crop, read_square, square_crop_resize
 from degrain.data.files import shown
 from degrain.models.core.errors import InputError
+from degrain.models.core.images import check_finite
 
 Photograph = Tensor | np.ndarray | Image.Image | str | Path
 Photographs = Photograph | list[Photograph] | tuple[Photograph, ...]
@@ -67,7 +68,7 @@ def _channels_first(one: Tensor | np.ndarray, name: str) -> Tensor:
         raise InputError(f"{name}: {type(one).__name__}; give {kinds}")
     first = isinstance(one, Tensor)
     shape = (1, *one.shape) if one.ndim == 3 else tuple(one.shape)
-    if one.size == 0 if isinstance(one, np.ndarray) else one.numel() == 0:
+    if 0 in shape:
         raise InputError(f"{name} {tuple(one.shape)}: is empty; give at least one image")
     if len(shape) != 4 or shape[1 if first else 3] != 3:
         kind = "a tensor must be (B, 3, H, W) or (3, H, W)" if first else "an array must be (B, H, W, 3) or (H, W, 3)"
@@ -94,12 +95,14 @@ def _floats(x: Tensor, name: str, size: int, crop: Crop | None) -> Tensor:
         )
     for i, image in enumerate(x.detach()):
         where = f"{name}, image {i}" if len(x) > 1 else name
-        if bad := int((~image.isfinite()).sum()):
-            raise InputError(f"{where}: {bad:,} of {image.numel():,} values are not finite")
+        check_finite(where, image)
         low, high = image.amin().item(), image.amax().item()
         if low < 0 or high > 1:
-            way = "for [-1, 1] give (x + 1) / 2, or clip: x.clamp(0, 1)" if low < -0.1 else "clip them: x.clamp(0, 1)"
-            way = "give x / 255, or uint8" if high > 2 else way
+            way = "clip them: x.clamp(0, 1)"
+            if high > 2:
+                way = "give x / 255, or uint8"
+            elif low < -0.1:
+                way = "for [-1, 1] give (x + 1) / 2, or clip: x.clamp(0, 1)"
             raise InputError(f"{where}: values from {low:.8g} to {high:.8g}: floats must lie in [0, 1]; {way}")
     return x
 

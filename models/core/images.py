@@ -35,6 +35,12 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: Tens
         raise InputError(f"{name} of {value.dtype}: must be {like.dtype}, as the network's weights are")
 
 
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise an InputError if a tensor has values that are not finite, with their number."""
+    if bad := int((~x.isfinite()).sum()):
+        raise InputError(f"{name}: {bad:,} of {x.numel():,} values are not finite")
+
+
 def readable(device: torch.device) -> bool:
     """Return True on a CPU; on an accelerator the host waits for all that is under way before it reads a value."""
     return device.type == "cpu"

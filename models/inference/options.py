@@ -8,14 +8,14 @@ from typing import Literal
 
 from degrain.models.core.errors import InputError
 from degrain.models.inference.checkpoint import SUFFIX
-from degrain.models.inference.writing import ANIMATIONS, images_in, is_folder, is_own, is_users
+from degrain.models.inference.writing import ANIMATIONS, foreign_image, is_folder, is_users
 from degrain.models.vae.latent_prior import PriorName
 
 ENDINGS = (".png", ".npz", *ANIMATIONS)
 
 MOST = 1_000_000  # numbers in a list of them
 
-MOST_SCALE, MOST_PICTURES = 64, 1_000  # enlargement; pictures that one image becomes
+MOST_ENLARGED, MOST_PICTURES = 64, 1_000  # side of an enlarged pixel; pictures that one image becomes
 
 STEPS = 9  # by default, of a path or a traversal: an odd number has the middle
 
@@ -119,19 +119,15 @@ class Options:
         Raises:
             InputError: they would be lost.
         """
-        given = Path(self.images).resolve() if self.images is not None else None
-        if given is not None and target.resolve() in (given, given.parent):
-            raise InputError(
-                f"sample: --{option} {target} would replace what --images {self.images} reads; choose another"
-            )
-        if (
-            option == "out"
-            and target.is_dir()
-            and (foreign := next((p for p in images_in(target) if not is_own(p)), None))
-        ):
-            raise InputError(
-                f"sample: {target} holds images that sample.py has not written ({foreign.name}); choose another --out"
-            )
+        if self.images is not None:
+            given, path = Path(self.images).resolve(), target.resolve()
+            if path in (given, given.parent) or path.is_file() and given in path.parents:
+                said = f"--{option} {target} would replace what --images {self.images} reads"
+                raise InputError(f"sample: {said}; choose another")
+        foreign = foreign_image(target) if option == "out" else None
+        if foreign is not None:
+            said = f"{target} holds images that sample.py has not written ({foreign.name})"
+            raise InputError(f"sample: {said}; choose another --out")
 
     def errors(self) -> Iterator[tuple[bool, str]]:
         """Yield (whether it is so, what is wrong)."""
@@ -139,10 +135,9 @@ class Options:
         for name, value in sizes.items():
             yield value is not None and value < 1, f"--{name} {value} must be at least 1"
         yield self.steps is not None and self.steps < 2, f"--steps {self.steps} must be at least 2, the ends"
-        most = {"scale": MOST_SCALE, "steps": MOST_PICTURES, "variations": MOST_PICTURES}
-        for name, least in most.items():
+        for name, most in {"scale": MOST_ENLARGED, "steps": MOST_PICTURES, "variations": MOST_PICTURES}.items():
             value = getattr(self, name)
-            yield value is not None and value > least, f"--{name} {value} must be at most {least:,}"
+            yield value is not None and value > most, f"--{name} {value} must be at most {most:,}"
         yield from self.explore_errors()
         if self.explore:
             return

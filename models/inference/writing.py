@@ -29,7 +29,7 @@ from degrain.models.inference.pictures import as_pictures, enlarged, least_scale
 PART, LOCK, IMAGES = ".part-of-images-", ".images.lock", "[0-9]" * 6 + ".png"
 """In a folder of single images: names of the folders that they are written in, of the lock, and of the images."""
 
-OWN = "degrain"  # the text `Software` of every single image: what lacks it is the user's, and is not replaced
+SOFTWARE = "degrain"  # text of every single image under the name Software: what lacks it is somebody else's
 
 ANIMATIONS = (".gif", ".webp")
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of a panel: with more, PIL takes a file for an attack
@@ -82,18 +82,24 @@ def is_users(path: Path) -> bool:
     return path.name != LOCK and not path.name.startswith(PART)
 
 
-def images_in(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that are called as single images are."""
-    return folder.glob(IMAGES)
+def save_single(picture: np.ndarray, path: Path) -> None:
+    """Write a picture (H, W, 3) as a PNG that says in its text that sample.py has written it."""
+    text = PngInfo()
+    text.add_text("Software", SOFTWARE)
+    Image.fromarray(picture).save(path, pnginfo=text)
 
 
-def is_own(image: Path) -> bool:
-    """Return True for a single image of an earlier call, which says so in its text."""
-    try:
-        with Image.open(image) as opened:
-            return opened.info.get("Software") == OWN
-    except (OSError, ValueError, SyntaxError):
-        return False
+def foreign_image(folder: Path) -> Path | None:
+    """Return a file that is called as single images are, but was not written by `save_single`; None without one."""
+    for path in folder.glob(IMAGES):
+        try:
+            with Image.open(path) as image:
+                own = image.info.get("Software") == SOFTWARE
+        except (OSError, ValueError, SyntaxError):
+            own = False
+        if not own:
+            return path
+    return None
 
 
 class Batches:
@@ -223,15 +229,14 @@ def write_single_images(folder: Path, batches: Batches, row: str, scale: int) ->
         if batches.rank == 0:
             stack.enter_context(claimed(folder))
         wait()
-        part, text = stack.enter_context(temporary(folder / f"{PART}{batches.rank}")), PngInfo()
-        text.add_text("Software", OWN)
+        part = stack.enter_context(temporary(folder / f"{PART}{batches.rank}"))
         for first, rows in batches:
             pictures = enlarged(row_pictures(rows, row), scale)
             for i, picture in enumerate(pictures, start=first * batches.plan.rows[row]):
-                Image.fromarray(picture).save(part / f"{i:06d}.png", pnginfo=text)
+                save_single(picture, part / f"{i:06d}.png")
         wait()
         if batches.rank == 0:
-            for old in images_in(folder):  # with another --n the folder would mix two sets
+            for old in folder.glob(IMAGES):  # with another --n the folder would mix two sets
                 old.unlink()
         wait()
         for new in part.iterdir():

@@ -175,7 +175,7 @@ class CLI(LightningCLI):
         if self.card is not None:
             path = self.config[self.subcommand].ckpt_path
             self.model.check(self.card, self.state, path)
-            self.model.loaded_from = str(path)
+            self.model.loaded_from, self.model.loaded_card = str(path), self.card
             self.model.lacks_prior = lacks_prior(self.model, self.state)
             if self.from_export:
                 self.load_export(path)

@@ -19,7 +19,7 @@ def add_prior(trainer: Trainer, model: Recipe, **settings: object) -> bool:
 
     Args:
         trainer: of the fit.
-        model: has seen its budget; its `on_fit_start` learns the prior.
+        model: has seen its budget; its `on_fit_start` learns the prior, and there are no images for a step.
         settings: of Trainer.fit.
 
     Returns:

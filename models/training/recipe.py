@@ -39,6 +39,7 @@ class Recipe(pl.LightningModule):
         skips: steps that were not finite and changed nothing, (2,): in all, and in a row.
         tracked_run: id of the run in W&B that a checkpoint keeps while tracking is off.
         loaded_from: path of the checkpoint that is gone on from or measured, if there is one.
+        loaded_card: its card.
         lacks_prior: true if the checkpoint that is gone on from has no prior of a kind that was asked for.
         watched: name of the validation value whose least is best; None if none tells which checkpoint is.
     """
@@ -46,7 +47,8 @@ class Recipe(pl.LightningModule):
     skips: Tensor
     tracked_run: str | None = None
     watched: str | None = None
-    lacks_prior = False
+    loaded_card: Card | None = None
+    lacks_prior: bool = False
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
@@ -85,9 +87,6 @@ class Recipe(pl.LightningModule):
         self.trainer.should_stop = self.finished
         if skipped is not None:  # in all; in a row
             self.skips.add_(skipped).mul_(torch.stack([torch.ones_like(skipped), skipped]))
-
-    def on_fit_start(self) -> None:
-        self.trainer.should_stop = self.finished  # a finished run is given a prior alone, see prior_only.py
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         rate = self.schedule.rate(self.images_seen, self.warm_from)
@@ -156,9 +155,7 @@ class Recipe(pl.LightningModule):
         mine, theirs = ({**leaves(asdict(c)), **shapes(s)} for c, s in ((self.card(), own), (card, state)))
         for name in (*theirs, *mine):
             of_the_position = name.split(".")[0] in POSITION
-            of_the_position |= name.startswith(
-                ("prior.mixture.", "prior.diffusion.")
-            )  # there from the end of stage 1 on
+            of_the_position |= name.startswith(("prior.mixture.", "prior.diffusion."))  # from the end of stage 1 on
             if not of_the_position and theirs.get(name) != mine.get(name):
                 said = f"its {name} is {theirs.get(name)}, the config says {mine.get(name)}"
                 raise InputError(f"checkpoint {path}: {said}; give its own config or another --name")

@@ -16,7 +16,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from degrain.models.core.files import replacing
-from degrain.models.inference.checkpoint import read_checkpoint
 from degrain.models.inference.pictures import panel
 from degrain.models.inference.pipeline import Pipeline
 from degrain.models.training.page import page
@@ -75,7 +74,7 @@ class Report(Callback):
 
     def page(self, module: "ImageModule", table: str, drawn: Mapping[str, Figure | Image | str]) -> str:
         """Return report.html; what is on the face sheets, and texts, stay files of their own."""
-        card = read_checkpoint(module.loaded_from)[0] if module.loaded_from else module.card()
+        card = module.loaded_card or module.card()
         rows = module.pipeline().draw(0, range(16))
         captions = CAPTIONS | {"samples": f"16 draws of seed 0; rows from top to bottom: {', '.join(rows)}"}
         shown = {"samples": panel(rows)} | drawn

@@ -205,10 +205,6 @@ class Diffusion(nn.Module):
         ends = self.noise_level(torch.tensor([0.0, 1.0]).to(self.spread)).log()
         return (loss.mean() * (ends[1] - ends[0]).sum()).item()
 
-    def gaussian(self, y: Tensor, t: Tensor) -> Tensor:
-        """E[y | y_t] of N(0, Lambda), for y_t (B, D) and t (B, 1)."""
-        return self.scales(t)[1] * y
-
     @torch.no_grad()
     @full_precision()
     def nearest_codes(self, q: Gaussian, held: Gaussian, seed: int) -> Tensor:

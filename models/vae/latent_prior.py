@@ -246,7 +246,7 @@ class LatentPrior(nn.Module):
             if q.mean.isfinite().all() and q.logstd.isfinite().all():
                 with torch.inference_mode(False), torch.enable_grad():  # Lightning validates without gradients
                     return self.learn_from(Gaussian(q.mean.clone(), q.logstd.clone()), draws, seed)
-        self.note = "; ".join(filter(None, [self.note, why]))
+        self.add_note(why)
         return {}
 
     def learn_from(self, q: Gaussian, draws: int, seed: int) -> dict[PriorName, float]:
@@ -267,8 +267,12 @@ class LatentPrior(nn.Module):
         else:
             said = ", ".join(f"{name} {gain:.1f}" for name, gain in gains.items())
             why = f"the diffusion denoised held-out codes no better (nats gained over the Gaussian: {said})"
-            self.note = "; ".join(filter(None, [self.note, why]))
+            self.add_note(why)
         return gains
+
+    def add_note(self, why: str) -> None:
+        """Say one reason more in `note`."""
+        self.note = f"{self.note}; {why}" if self.note else why
 
     @full_precision()
     def mixture_in(self, diffusion: Diffusion) -> Mixture:

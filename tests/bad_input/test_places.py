@@ -4,21 +4,12 @@ import os
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from degrain.models.inference.writing import OWN
+from degrain.models.inference.writing import save_single
 from tests.bad_input.cases import LAST, PHOTOS, RESUME, VAE, Case, everything, refused
 from tests.bad_input.spoil import cut, denied, folders, full_disk, holding, small_files, without
-
-
-def earlier_image(path: Path) -> None:
-    """Write a single image as an earlier call of sample.py does."""
-    text = PngInfo()
-    text.add_text("Software", OWN)
-    Image.new("RGB", (8, 8)).save(path, pnginfo=text)
-
 
 CASES = {
     "two runs of one name": Case("train fit -c vae.yaml", "runs/vae exists: go on with it by --ckpt_path last, or"),
@@ -49,7 +40,7 @@ CASES = {
     "a full disk at single images": Case(
         f"sample {LAST} --n 4 --out photos/train/ --overwrite true",
         r"photos/train/: cannot be written \(File too large\); make room",
-        lambda: earlier_image(Path("photos/train/000000.png")),
+        lambda: save_single(np.zeros((8, 8, 3), np.uint8), Path("photos/train/000000.png")),
         fails=partial(small_files, 100),
     ),
     "a full disk at an export": Case(

@@ -72,14 +72,17 @@ CASES = {
     "pictures of a wall": Case(f"sample {LAST} --scale 65 --out a/", "--scale 65 must be at most 64"),
     "no end of steps": Case(f"sample {LAST} --interpolate true --steps 1001", "--steps 1001 must be at most 1,000"),
     "the photograph itself": Case(
-        f"sample {LAST} --images photos/valid/a.png --out photos/valid/a.png --overwrite true",
+        f"sample {LAST} --images photos/valid/3.png --out photos/valid/3.png --overwrite true",
         "would replace what --im",
     ),
     "the folder of the photographs": Case(
         f"sample {LAST} --images photos/valid --out photos/valid/ --overwrite true", "would replace what --images"
     ),
+    "a photograph of the folder": Case(
+        f"sample {LAST} --images photos/valid --out photos/valid/3.png --overwrite true", "would replace what --images"
+    ),
     "the folder of the photograph": Case(
-        f"sample {LAST} --images photos/valid/a.png --out photos/valid --overwrite true", "would replace what --images"
+        f"sample {LAST} --images photos/valid/3.png --out photos/valid --overwrite true", "would replace what --images"
     ),
     "two modes": Case(
         f"sample {LAST} --interpolate true --traverse 0", "--interpolate and --traverse: one call does one of them"

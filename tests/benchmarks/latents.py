@@ -11,13 +11,14 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from degrain.models.evaluation.figures import DATA, DENOISED, INK, MEAN, new, styled
+from degrain.models.evaluation.figures import BUDGET_STYLES, INK, new, styled
 
 PARTS = {
-    "floor": ("photographs themselves", DATA),
-    "decoder": ("codes of photographs: decoder, or decoder and stage 2", MEAN),
-    "prior": ("codes drawn from the prior", DENOISED),
+    "floor": "photographs themselves",
+    "decoder": "codes of photographs: decoder, or decoder and stage 2",
+    "prior": "codes drawn from the prior",
 }
+HEADS = ("latents", "draws", "from codes of photographs", "the prior adds", "the prior alone", "recall")
 ROWS = ("mean", "denoised")
 
 
@@ -37,20 +38,13 @@ def main(tests: dict[int, Path], figure: Path, net: str = "efficientnet-lite0", 
     """
     found = {latents: json.loads(path.read_text()) for latents, path in sorted(tests.items())}
     draw(found, f"test/{net}/budget/{metric}", figure)
-    print(
-        "| latents | draws | from codes of photographs | the prior adds | the prior alone | recall |\n"
-        + "|---" * 6
-        + "|"
-    )
+    print(f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|")
     for latents, values in found.items():
         budget = f"test/{net}/budget/{metric}/denoised"
         cells = [f"{budget}/total", f"test/{net}/reconstruction_denoised/{metric}", f"{budget}/prior"]
         cells += [f"{budget}/prior_alone", f"test/{net}/denoised/recall"]
-        said = [
-            shown(*value(values, cell), small=cell.endswith(("recall", "kernel")) or metric == "kernel")
-            for cell in cells
-        ]
-        print(f"| {latents} | " + " | ".join(said) + " |")
+        said = [shown(*value(values, cell), small=metric == "kernel" or cell.endswith("recall")) for cell in cells]
+        print(f"| {latents} | {' | '.join(said)} |")
 
 
 def shown(number: float, half: float, small: bool) -> str:
@@ -64,9 +58,9 @@ def draw(found: dict[int, dict[str, float]], prefix: str, path: Path) -> None:
     figure, axes = new(9, 3.6, columns=len(ROWS), sharey=True)
     for ax, row in zip(axes, ROWS, strict=True):
         base = [0.0] * len(found)
-        for part, (words, colour) in PARTS.items():
+        for part, words in PARTS.items():
             heights = [values[f"{prefix}/{row}/{part}"] for values in found.values()]
-            ax.bar(range(len(found)), heights, 0.7, bottom=base, color=colour, label=words)
+            ax.bar(range(len(found)), heights, 0.7, bottom=base, color=BUDGET_STYLES[part], label=words)
             base = [b + h for b, h in zip(base, heights, strict=True)]
         totals = [value(values, f"{prefix}/{row}/total") for values in found.values()]
         ax.errorbar(range(len(found)), base, [half for _, half in totals], fmt="none", ecolor=INK, lw=1)
