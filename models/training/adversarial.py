@@ -51,14 +51,14 @@ class AdversarialModule(ImageModule):
         penalty_weight: float,
         penalty_every: int,
         translate: float,
-        ema_images: int,
+        ema_share: float,
         spread_weight: float = 0.0,
         spread_every: int = 0,
     ) -> None:
         super().__init__(schedule)
-        refuse_adversary(penalty_weight, penalty_every, translate, ema_images)
+        refuse_adversary(penalty_weight, penalty_every, translate, ema_share)
         self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
-        self.translate, self.ema_images = translate, ema_images
+        self.translate, self.ema_share = translate, ema_share
         self.spread_weight, self.spread_every = spread_weight, spread_every
 
     @property
@@ -97,9 +97,17 @@ class AdversarialModule(ImageModule):
             g.backward(loss, terms)
         g.step(unless=d.skipped)  # G would learn from logits that were not finite
 
-        self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
         self.count_images(batch, g.skipped)
+        self.ema.update(self.player, self.kept(batch), unless=g.skipped)
         self.log_terms("train", d.terms | g.terms | {"d_gradient_norm": d.norm, "g_gradient_norm": g.norm})
+
+    def kept(self, batch: Batch) -> float:
+        """Return the share of the average that stays in a step: half of it after `ema_share` of the images seen.
+
+        So its length grows with the run, by a power law (Karras et al. 2024, "Analyzing and improving the training
+        dynamics of diffusion models"): an image has the weight n^(ln 2 / ema_share - 1) if it is the n-th.
+        """
+        return 0.5 ** (self.global_batch(batch) / (self.ema_share * self.images_seen))
 
     def spread_due(self, number: int) -> bool:
         """Return whether step `number` has the spread term."""

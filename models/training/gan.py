@@ -49,7 +49,7 @@ class GANModule(AdversarialModule):
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2 in every image.
         spread_every: steps between those with it, whose weight is multiplied by it. They need four draws of each z
             where the others have one.
-        ema_images: half-life of the denoiser's moving average, in images.
+        ema_share: half-life of the denoiser's moving average, as a share of the images seen.
         ratio_images: held-out images for the variance ratio at validation.
         ratio_draws: denoisings of each z for the variance ratio at validation.
         loss: `relativistic`, with both penalties; `classic`, the non-saturating one of 2014, with R1 alone; or `l2`,
@@ -73,7 +73,7 @@ class GANModule(AdversarialModule):
         translate: float = 0.0,
         spread_weight: float = 0.2,
         spread_every: int = 8,
-        ema_images: int = 1_000,
+        ema_share: float = 0.1,
         ratio_images: int = 64,
         ratio_draws: int = 8,
         loss: AdversarialLoss | Literal["l2"] = "relativistic",
@@ -82,7 +82,7 @@ class GANModule(AdversarialModule):
         **schedule,
     ) -> None:
         refuse_stage_2(loss, noise, translate, spread_weight, spread_every, ratio_images, ratio_draws)
-        adversary = (loss, penalty_weight, penalty_every, translate, ema_images)
+        adversary = (loss, penalty_weight, penalty_every, translate, ema_share)
         spread = (spread_weight, spread_every if noise else 0)
         super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary, *spread)
         self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
@@ -126,8 +126,8 @@ class GANModule(AdversarialModule):
             l2 = squared_error(scene.residual(images[0]), scene.real)
             g.backward(l2.mean(), {"l2": l2} | (spread_terms(images, scene.p.std) if spread else {}))
         g.step()
-        self.ema.update(self.player, keep=0.5 ** (self.global_batch(batch) / self.ema_images), unless=g.skipped)
         self.count_images(batch, g.skipped)
+        self.ema.update(self.player, self.kept(batch), unless=g.skipped)
         self.log_terms("train", g.terms | {"g_gradient_norm": g.norm})
 
     def scenes(self, batch: Batch, draws: int) -> list[Scene]:

@@ -88,8 +88,8 @@ CALLBACKS: dict[type[Callback], str] = {
     LearningRateFinder: "the recipes step their optimizers themselves; take model.learning_rate",
     ModelPruning: "the networks are not made to be pruned; leave it out",
     SpikeDetection: "steps that are not finite are skipped and counted anyway; leave it out",
-    WeightAveraging: "a resumed run would go on from the averages; stage 2 has model.ema_images",
-    StochasticWeightAveraging: "the recipes step their optimizers themselves; stage 2 has model.ema_images",
+    WeightAveraging: "a resumed run would go on from the averages; stage 2 has model.ema_share",
+    StochasticWeightAveraging: "the recipes step their optimizers themselves; stage 2 has model.ema_share",
 }
 """Callbacks that need Lightning's own optimization, and what to take instead."""
 

@@ -133,15 +133,15 @@ def test_each_step_moves_its_own_network_alone(trained, monkeypatch, penalty_eve
     assert all(value.requires_grad for value in module.discriminator.parameters())
 
 
-def test_the_average_follows_the_denoiser_with_its_half_life_in_images(trained):
+def test_the_average_s_half_life_is_a_share_of_the_images_seen(trained):
     class Follow(pl.Callback):
         average: dict[str, Tensor] | None = None
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: GANModule, *_) -> None:
-            now, keep = module.denoiser.state_dict(), 0.5 ** (STEP / 24)
+            now, keep = module.denoiser.state_dict(), 0.5 ** (STEP / (0.4 * module.images_seen))
             self.average = {name: keep * self.average[name] + (1 - keep) * now[name] for name in now}
 
-    module, follow = gan(trained, ema_images=24), Follow()
+    module, follow = gan(trained, ema_share=0.4), Follow()
     follow.average = snapshot(module.denoiser)
     fit(module, portraits(trained), follow)
     torch.testing.assert_close(dict(module.ema.module.state_dict()), follow.average)

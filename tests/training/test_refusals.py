@@ -54,7 +54,9 @@ def test_nonsense_of_stage_1_is_refused_in_one_line(settings):
         {"translate": 0.6},
         {"spread_weight": -0.1},
         {"spread_every": 0},
-        {"ema_images": 0},
+        {"ema_share": 0.0},
+        {"ema_share": 1.5},
+        {"ema_share": float("nan")},
         {"ratio_images": 0},
         {"ratio_draws": 1},
     ],
@@ -93,7 +95,7 @@ def test_moving_what_no_discriminator_sees_is_refused(trained):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"penalty_weight": -1.0}, r"penalty_weight \(-1.0\)"), ({"ema_images": 0}, r"ema_images \(0\)")],
+    [({"penalty_weight": -1.0}, r"penalty_weight \(-1.0\)"), ({"ema_share": 0.0}, r"ema_share \(0.0\)")],
     ids=str,
 )
 def test_nonsense_of_a_plain_gan_is_refused(settings, said):
