@@ -25,7 +25,7 @@ from degrain.models.core.gaussian import Gaussian
 from degrain.models.core.precision import full_precision
 from degrain.models.core.randomness import generator
 
-WIDTH, BLOCKS = 512, 4  # of the network
+WIDTH, BLOCKS = 256, 4  # of the network
 
 LEAST_NOISE, MOST_SPREADS = 0.2, 2.0  # noise levels: from 0.2 of the posteriors' to twice the largest spread
 
