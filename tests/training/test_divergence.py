@@ -186,12 +186,8 @@ def test_a_rate_of_1000_ends_in_one_line(root, capsys, stage):
     command = ["--name", "mine", "--model.learning_rate", "1e3", "--model.budget=240", "--model.validate_every=80"]
     line = last_error(capsys, lambda: tiny.run(root, stage, *command))
     assert "--model.learning_rate 1000)" in line
-    path = root / "runs/mine/last.ckpt"
-    if stage == "vae":
-        assert "begin again with another --name" in line and not path.exists()
-    else:  # no step is finite after the first, whose weights are, and what they say of held-out images is
-        assert f"{path}, has 160: go on from it with --ckpt_path last --model.learning_rate 0.001" in line
-        assert all(value.isfinite().all() for value in tiny.checkpoint(path.parent)["state_dict"].values())
+    # of stage 2 no step is finite after the first, whose weights the average takes over
+    assert "begin again with another --name" in line and not (root / "runs/mine/last.ckpt").exists()
 
 
 def test_a_checkpoint_of_weights_that_are_not_finite_is_not_written(root, capsys):
