@@ -98,16 +98,17 @@ class AdversarialModule(ImageModule):
         g.step(unless=d.skipped)  # G would learn from logits that were not finite
 
         self.count_images(batch, g.skipped)
-        self.ema.update(self.player, self.kept(batch), unless=g.skipped)
+        self.average(batch, g.skipped)
         self.log_terms("train", d.terms | g.terms | {"d_gradient_norm": d.norm, "g_gradient_norm": g.norm})
 
-    def kept(self, batch: Batch) -> float:
-        """Return the share of the average that stays in a step: half of it after `ema_share` of the images seen.
+    def average(self, batch: Batch, skipped: Tensor) -> None:
+        """Move the average towards G after a step that counts as seen; its half-life is `ema_share` of the images seen.
 
         So its length grows with the run, by a power law (Karras et al. 2024, "Analyzing and improving the training
-        dynamics of diffusion models"): an image has the weight n^(ln 2 / ema_share - 1) if it is the n-th.
+        dynamics of diffusion models"): G after n images has the weight n^(ln 2 / ema_share - 1).
         """
-        return 0.5 ** (self.global_batch(batch) / (self.ema_share * self.images_seen))
+        keep = 0.5 ** (self.global_batch(batch) / (self.ema_share * self.images_seen))
+        self.ema.update(self.player, keep, unless=skipped)
 
     def spread_due(self, number: int) -> bool:
         """Return whether step `number` has the spread term."""

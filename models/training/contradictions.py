@@ -111,7 +111,7 @@ def refuse_adversary(penalty_weight: float, penalty_every: int, translate: float
     refuse_if(not 0 <= penalty_weight < inf, f"penalty_weight ({penalty_weight}) must be finite and not negative")
     refuse_if(not 0 <= translate <= 0.5, f"translate ({translate}) is a share of the side, from 0 to 0.5")
     refuse_if(penalty_every < 1, f"penalty_every ({penalty_every}) must be at least 1")
-    refuse_if(not 0 < ema_share <= 1, f"ema_share ({ema_share}) is a share of the images seen, above 0, to 1")
+    refuse_if(not 0 < ema_share <= 1, f"ema_share ({ema_share}) is a share of the images seen, above 0 and at most 1")
 
 
 def refuse_stage_2(

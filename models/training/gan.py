@@ -127,7 +127,7 @@ class GANModule(AdversarialModule):
             g.backward(l2.mean(), {"l2": l2} | (spread_terms(images, scene.p.std) if spread else {}))
         g.step()
         self.count_images(batch, g.skipped)
-        self.ema.update(self.player, self.kept(batch), unless=g.skipped)
+        self.average(batch, g.skipped)
         self.log_terms("train", g.terms | {"g_gradient_norm": g.norm})
 
     def scenes(self, batch: Batch, draws: int) -> list[Scene]:

@@ -80,7 +80,7 @@ def test_a_config_of_a_control_trains_a_step(root, name, size):
 
 
 def test_the_l2_denoiser_forgets_its_noise_and_beats_the_sample(trained):
-    settings = {"budget": 40 * STEP, "learning_rate": 1e-2, "ema_share": 0.1, "ratio_images": 20}
+    settings = {"budget": 40 * STEP, "learning_rate": 1e-2, "ratio_images": 20}
     record, module = Record(), gan(trained, loss="l2", spread_weight=0.0, **settings)
     shaken(module.denoiser)
     nn.init.constant_(module.denoiser.gain, 0.2)  # Adam takes it a hundredth a step

@@ -167,17 +167,20 @@ def test_two_processes_skip_together(root, stage):
 # --- many of them
 
 
-def test_many_in_a_row_end_the_run_with_its_last_good_checkpoint(root, capsys):
+@pytest.mark.parametrize(("stage", "rate", "tenth"), [("vae", "0.001", "0.0001"), ("gan", "0.0004", "4e-05")])
+def test_many_in_a_row_end_the_run_with_its_last_good_checkpoint(root, capsys, stage, rate, tenth):
     command = ["--name", "mine", "--model.budget=400", "--model.validate_every=400", "--trainer.precision=bf16-mixed"]
     poison = callback("Poison", images=64, steps=PATIENCE)
-    line = last_error(capsys, lambda: tiny.run(root, "vae", *command, "--checkpoint_minutes=0", poison))
+    line = last_error(capsys, lambda: tiny.run(root, stage, *command, "--checkpoint_minutes=0", poison))
     assert f"{PATIENCE} steps in a row" in line and f"at {64 + PATIENCE * BATCH} images seen" in line
-    assert "--model.learning_rate 0.001)" in line and "--trainer.precision bf16-mixed" in line
+    assert f"--model.learning_rate {rate})" in line and "--trainer.precision bf16-mixed" in line
     folder = root / "runs/mine"
-    assert f"{folder / 'last.ckpt'}, has 64: go on from it with --ckpt_path last --model.learning_rate 0.0001" in line
-    assert tiny.checkpoint(folder)["degrain"]["images_seen"] == 64  # none of the steps that failed
-    lower = ["--ckpt_path", "last", "--model.learning_rate", "0.0001", "--model.budget=80"]
-    tiny.run(root, "vae", "--name", "mine", *lower)
+    assert f"{folder / 'last.ckpt'}, has 64: go on from it with --ckpt_path last --model.learning_rate {tenth}" in line
+    kept = tiny.checkpoint(folder)
+    assert kept["degrain"]["images_seen"] == 64  # none of the steps that failed
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+    lower = ["--ckpt_path", "last", "--model.learning_rate", tenth, "--model.budget=80"]
+    tiny.run(root, stage, "--name", "mine", *lower)
     assert tiny.checkpoint(folder)["degrain"]["images_seen"] == 80
 
 
