@@ -51,14 +51,15 @@ class AdversarialModule(ImageModule):
         penalty_weight: float,
         penalty_every: int,
         translate: float,
+        translate_from: float,
         ema_share: float,
         spread_weight: float = 0.0,
         spread_every: int = 0,
     ) -> None:
         super().__init__(schedule)
-        refuse_adversary(penalty_weight, penalty_every, translate, ema_share)
+        refuse_adversary(penalty_weight, penalty_every, translate, translate_from, ema_share)
         self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
-        self.translate, self.ema_share = translate, ema_share
+        self.translate, self.translate_from, self.ema_share = translate, translate_from, ema_share
         self.spread_weight, self.spread_every = spread_weight, spread_every
 
     @property
@@ -117,7 +118,7 @@ class AdversarialModule(ImageModule):
     def critic(self, noise: Noise, images: int, side: int) -> Critic:
         """Return D, or D behind a shift of residual and condition alike, by noise, for a batch of images."""
         most = int(self.translate * side)
-        if not most:
+        if not most or self.schedule.progress(self.images_seen) < self.translate_from:
             return self.discriminator
         moved = partial(translated, offsets=offsets(noise.uniform(images, 2), most), most=most)
         return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))

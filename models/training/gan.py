@@ -46,6 +46,7 @@ class GANModule(AdversarialModule):
         penalty_weight: gamma, the weight of the gradient penalties, in units of the standardised residual.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs, draws and conditions moved at most, alike; 0 for none.
+        translate_from: share of the budget before which nothing is moved: from the start it delays the run.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2 in every image.
         spread_every: steps between those with it, whose weight is multiplied by it. They need four draws of each z
             where the others have one.
@@ -71,6 +72,7 @@ class GANModule(AdversarialModule):
         penalty_weight: float = 10.0,
         penalty_every: int = 4,
         translate: float = 0.0,
+        translate_from: float = 0.25,
         spread_weight: float = 0.2,
         spread_every: int = 8,
         ema_share: float = 0.1,
@@ -82,7 +84,7 @@ class GANModule(AdversarialModule):
         **schedule,
     ) -> None:
         refuse_stage_2(loss, noise, translate, spread_weight, spread_every, ratio_images, ratio_draws)
-        adversary = (loss, penalty_weight, penalty_every, translate, ema_share)
+        adversary = (loss, penalty_weight, penalty_every, translate, translate_from, ema_share)
         spread = (spread_weight, spread_every if noise else 0)
         super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary, *spread)
         self.ratio_images, self.ratio_draws = ratio_images, ratio_draws

@@ -35,6 +35,7 @@ class PlainGANModule(AdversarialModule):
             to 0.2 for faces of 64 pixels.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs and draws moved at most; 0 for none.
+        translate_from: share of the budget before which nothing is moved.
         ema_share: half-life of the generator's moving average, as a share of the images seen.
         loss: `relativistic`, with both penalties, or `classic`, the non-saturating one of 2014, with R1 alone.
         schedule: budget (for a fair comparison that of both stages together), validate_every, learning_rate (of both
@@ -52,12 +53,13 @@ class PlainGANModule(AdversarialModule):
         penalty_weight: float = 1.0,
         penalty_every: int = 4,
         translate: float = 0.0,
+        translate_from: float = 0.25,
         ema_share: float = 0.1,
         loss: AdversarialLoss = "relativistic",
         learning_rate: float = 4e-4,
         **schedule,
     ) -> None:
-        adversary = (loss, penalty_weight, penalty_every, translate, ema_share)
+        adversary = (loss, penalty_weight, penalty_every, translate, translate_from, ema_share)
         super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary)
         self.generator = Generator(size, generator)
         self.discriminator = Discriminator(size, discriminator, conditional=False)

@@ -88,7 +88,7 @@ def tables() -> dict[str, str]:
 BOXES = {
     "photograph\n3 x 64 x 64": (0.0, 1.0, "data"),
     "encoder": (1.0, 1.0, "network"),
-    "q(z|x)\nmean, std of\n256 latents": (2.0, 1.0, "data"),
+    "q(z|x)\nmean, std of\n64 latents": (2.0, 1.0, "data"),
     "z": (2.9, 1.0, "data"),
     "decoder": (3.7, 1.0, "network"),
     "p(x|z)\nmean, std of every\npixel and channel": (4.8, 1.0, "data"),
@@ -96,7 +96,7 @@ BOXES = {
     "denoiser": (6.0, 0.0, "network"),
     "image\n3 x 64 x 64": (7.0, 0.0, "data"),
     "discriminator\n(training only)": (7.0, 1.0, "network"),
-    "prior: N(0, I),\nGaussian or mixture": (2.9, 0.0, "data"),
+    "prior: N(0, I),\nmixture or diffusion": (2.9, 0.0, "data"),
 }
 """Label -> place (x, y) and kind of every box."""
 

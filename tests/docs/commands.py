@@ -36,6 +36,7 @@ SKIPPED = {
 
 SMALLER = {
     r"train\.py fit": "--model.budget 64 --model.validate_every 32 --data.batch_size 8",
+    r"train\.py fit.*vae_celeba64": "--model.prior_diffusion 64",
     r"train\.py (fit|test).*configs/demo_": "--data.count 128 --data.valid_count 64",
     r"train\.py test": "--evaluation.n 32 --evaluation.sheet 8",
 }

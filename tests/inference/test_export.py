@@ -15,6 +15,7 @@ from torch import Tensor
 import sample
 from degrain.models.inference.checkpoint import FLOAT32, PREFIXES, packed, read_checkpoint, to_safetensors
 from degrain.models.inference.pipeline import load_pipeline
+from degrain.models.vae.diffusion import BLOCKS, WIDTH, Diffusion
 from degrain.models.vae.latent_prior import LatentPrior, Mixture
 from tests.benchmarks.memory import card, networks, resolved
 from tests.inference.conftest import KINDS
@@ -110,6 +111,7 @@ def test_both_small_models_stay_below_12_megabytes():
     nets = networks("small", 64)
     prior = LatentPrior(made.vae["latent"])
     prior.mixture = Mixture(10, made.vae["latent"])
+    prior.diffusion = Diffusion(made.vae["latent"], WIDTH, BLOCKS)
     state: dict[str, Tensor] = {}
     for name, net in {"vae": nets["vae"], "prior": prior, "denoiser": nets["denoiser"]}.items():
         of_net = {PREFIXES[name] + key: value for key, value in net.state_dict().items()}

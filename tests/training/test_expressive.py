@@ -174,9 +174,10 @@ def test_a_config_of_a_variant_trains_a_step(bare_root, name):
     data = {"root": folder_of_images(bare_root / "images", 32), "size": 32, "cache": bare_root / "own", "batch_size": 2}
     options = [f"--data.{key}={value}" for key, value in (data | {"valid_share": 0.2}).items()]
     options += [] if name == "pixelvae" else ["--model.net.encoder.patch=2", "--model.net.decoder.patch=2"]
+    options += [] if name == "iaf" else ["--model.prior_diffusion=2"]
     options += ["--model.budget=2", "--model.validate_every=2", f"--runs={bare_root}/runs", "--wandb=off"]
     overlay = ["-c", str(CONFIGS / "vae_celeba64.yaml"), "-c", str(CONFIGS / f"{name}.yaml")]
     train.main(["fit", *overlay, *options, "--trainer.accelerator=cpu", "--trainer.devices=1"])
     net = yaml.safe_load((bare_root / "runs" / name / "config.yaml").read_text())["model"]["init_args"]["net"]
     asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]["net"]
-    assert all(net[key] | value == net[key] for key, value in asked.items()) and net["latent"] == 256
+    assert all(net[key] | value == net[key] for key, value in asked.items()) and net["latent"] == 64

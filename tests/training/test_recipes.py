@@ -79,7 +79,7 @@ def test_one_piece_has_its_images_once_for_both_steps_and_several_have_them_twic
 
 
 def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained, monkeypatch):
-    module, seen, shifts = attached(gan(trained, translate=0.25)), [], []
+    module, seen, shifts = attached(gan(trained, translate=0.25, translate_from=0.0)), [], []
     monkeypatch.setattr(adversarial, "offsets", lambda *args: shifts.append(offsets(*args)) or shifts[-1])
     [scene] = module.scenes({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)}, 1)
     [shift] = shifts
@@ -95,6 +95,13 @@ def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained, monkeypatch)
         before = [slice(max(0, -by), 32 - max(0, by)) for by in (down, right)]
         for seen, whole in sights:
             assert torch.equal(seen[i, :, *inside], whole[i, :, *before])
+
+
+def test_what_the_discriminator_sees_is_moved_from_its_share_of_the_budget_on(trained, monkeypatch):
+    seen, module = [], gan(trained, budget=5 * STEP, translate=0.25, translate_from=0.6)
+    monkeypatch.setattr(adversarial, "offsets", lambda *args: seen.append(module.images_seen) or offsets(*args))
+    fit(module, portraits(trained), limit_val_batches=0)
+    assert seen == [3 * STEP, 4 * STEP]  # of five steps
 
 
 # --- who moves

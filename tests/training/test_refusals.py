@@ -52,6 +52,8 @@ def test_nonsense_of_stage_1_is_refused_in_one_line(settings):
         {"penalty_every": 0},
         {"translate": -0.1},
         {"translate": 0.6},
+        {"translate_from": -0.1},
+        {"translate_from": 1.5},
         {"spread_weight": -0.1},
         {"spread_every": 0},
         {"ema_share": 0.0},

@@ -16,6 +16,7 @@ from tests.training.recipes import callback_option
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 8, 4  # of a run; between two logs
+MOVED = ("--model.translate", "0.125", "--model.translate_from", "0")
 
 
 class Watch(pl.Callback):
@@ -59,7 +60,7 @@ def watched(root: Path, stage: str, monkeypatch: pytest.MonkeyPatch, *options: s
     ("stage", "options"),
     [
         ("vae", ()),
-        ("gan", ("--model.translate", "0.125", "--model.penalty_every", "1", "--model.spread_every", "1")),
+        ("gan", (*MOVED, "--model.penalty_every", "1", "--model.spread_every", "1")),
         ("gan", ("--data.micro_batch_size", "4")),
         ("l2", ()),
     ],
