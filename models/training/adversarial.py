@@ -116,9 +116,9 @@ class AdversarialModule(ImageModule):
         return self.spread_every > 0 and number % self.spread_every == 0
 
     def critic(self, noise: Noise, images: int, side: int) -> Critic:
-        """Return D, or D behind a shift of residual and condition alike, by noise, for a batch of images."""
+        """Return D, or from `translate_from` on D behind a shift of residual and condition alike, by noise."""
         most = int(self.translate * side)
-        if not most or self.schedule.progress(self.images_seen) < self.translate_from:
+        if not most or self.progress < self.translate_from:
             return self.discriminator
         moved = partial(translated, offsets=offsets(noise.uniform(images, 2), most), most=most)
         return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))

@@ -46,7 +46,7 @@ class VAEModule(ImageModule):
             is learned from both views of each.
         prior_components: Gaussians in the mixture that is learned as prior when the budget is seen; 0 leaves the fitted
             one.
-        prior_diffusion: codes that a diffusion prior learns from at most, after the mixture, such as 3,000,000; 0 for
+        prior_diffusion: codes that a diffusion prior learns from at most, after the mixture, such as 2,500,000; 0 for
             none. On a finished run, `fit` with it adds the prior.
         likelihood: training's; `bin`, the probability of the 8-bit value, a code length and so never negative; or
             `density`, of the dequantised pixel per 8-bit level, whose loss goes negative below a std of 0.0016.

@@ -46,7 +46,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: no package {error.name}, which degrain is compared with; {way}")
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vae_celeba64.yaml"
-SIZE, BATCH, LATENT = 64, 16, 256
+SIZE, BATCH, LATENT = 64, 16, 64  # those of CONFIG
 PYRAMID = PyramidConfig(widths=(64, 128, 192), patch=4)
 WARM_UP = 20  # steps
 
