@@ -49,6 +49,8 @@ def sample(options: Options) -> None:
     if plan is not None and options.target.endswith(".png") and not is_folder(options.target):
         check_panel(plan, card.size, look)
     networks.bf16 = options.precision == "bf16"
+    if networks.emulates_bf16:
+        print("--precision bf16: this processor has no instructions for it; --precision 32 is many times faster")
     if options.explore:
         explore(options, card, networks)
         return

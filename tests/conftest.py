@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from degrain.models.inference.pipeline import load_vae
-from degrain.models.training import curves
+from degrain.models.training import curves, device
 from degrain.models.vae.latent_prior import Mixture
 from tests import tiny
 
@@ -35,6 +35,14 @@ def no_curves() -> Iterator[None]:
     """Leave an empty curves.png instead of a drawn one, which takes as long as a tiny training does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "draw_curves", lambda rows, path: path.write_bytes(b""))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bf16_stays() -> Iterator[None]:
+    """Train in bf16 where a test asks for it, on every processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "cpu_emulates_bf16", lambda: False)
         yield
 
 

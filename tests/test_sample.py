@@ -114,6 +114,13 @@ def test_the_precision_is_an_option(trained):
     assert np.abs(exact.astype(int) - near).max() <= 8
 
 
+@pytest.mark.parametrize(("precision", "emulated", "said"), [("bf16", True, 1), ("bf16", False, 0), ("32", True, 0)])
+def test_bf16_without_instructions_for_it_is_said_to_be_slow(trained, monkeypatch, capsys, precision, emulated, said):
+    monkeypatch.setattr("degrain.models.inference.pipeline.cpu_emulates_bf16", lambda: emulated)
+    images(trained.vae / "last.ckpt", "--n", "1", "--precision", precision, "--device", "cpu")
+    assert capsys.readouterr().out.count("--precision bf16: this processor has no instructions for it") == said
+
+
 def test_the_standard_prior_is_another_one(trained):
     checkpoint = trained.vae / "last.ckpt"
     fitted = images(checkpoint, "--n", "2", "--row", "mean")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from degrain.models.core.errors import InputError, first_line
 from degrain.models.core.images import check_tensor
 from degrain.models.core.layers import PyramidConfig
+from degrain.models.core.precision import cpu_emulates_bf16
 from degrain.models.core.randomness import image_numbers, noise_of_images, shown
 from degrain.models.gan.denoiser import Denoiser
 from degrain.models.gan.generator import Generator, GeneratorConfig
@@ -67,6 +68,11 @@ class Networks(nn.Module):
         """Return the context in which the networks compute."""
         device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
+
+    @property
+    def emulates_bf16(self) -> bool:
+        """True if the networks are to compute in bf16 on a processor that has no instructions for it."""
+        return self.bf16 and next(self.parameters()).device.type == "cpu" and cpu_emulates_bf16()
 
     @torch.inference_mode()
     def draw(

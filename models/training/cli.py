@@ -15,9 +15,9 @@ from torch import Tensor
 from degrain.models.core.errors import InputError
 from degrain.models.core.threads import set_threads
 from degrain.models.inference.checkpoint import Card, read_checkpoint
+from degrain.models.training import device
 from degrain.models.training.checkpoints import Checkpoints
 from degrain.models.training.curves import Curves
-from degrain.models.training.device import MatmulPrecision, compile_errors, compile_networks, set_products
 from degrain.models.training.evaluator import Evaluator
 from degrain.models.training.launchers import launched
 from degrain.models.training.next_step import after_fit, after_test, measure
@@ -98,7 +98,7 @@ class CLI(LightningCLI):
         parser.add_argument("--checkpoint_minutes", type=float, default=5.0, help="least time between checkpoints")
         parser.add_argument("--compile", type=bool, default=False, help="torch.compile for the networks of fit's steps")
         parser.add_argument(
-            "--float32_matmul_precision", type=MatmulPrecision | None, help="PyTorch's; by default high (TF32) on a GPU"
+            "--float32_matmul_precision", type=device.MatmulPrecision | None, help="PyTorch's; high (TF32) on a GPU"
         )
         parser.link_arguments("data.init_args.size", "model.init_args.size")
 
@@ -153,6 +153,7 @@ class CLI(LightningCLI):
         config.name = own_name(config.name) if config.name else config.name
         self.folder = run_folder(config)
         refuse_options(config.trainer)
+        device.avoid_emulation(config.trainer)
         for part in ("model", "data"):
             if given := config[part].get("init_args"):
                 cls = locate(config[part].class_path)
@@ -248,11 +249,11 @@ class CLI(LightningCLI):
     def _set_device(self, trainer: Trainer) -> None:
         """Set the precision of products, compile the networks of a fit, and say what a GPU does."""
         settings, say = self.config[self.subcommand], rank_zero_only(print)
-        if line := set_products(trainer.strategy.root_device, settings.float32_matmul_precision):
+        if line := device.set_products(trainer.strategy.root_device, settings.float32_matmul_precision):
             say(line)
         self.compiles = settings.compile and self.subcommand == "fit"
         if self.compiles:
-            compile_networks(self.model, trainer)
+            device.compile_networks(self.model, trainer)
             say("compile: the networks of a training step; the first steps of each kind take longer")
 
     # The subcommands.
@@ -277,7 +278,7 @@ class CLI(LightningCLI):
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
         if note := isinstance(model, Recipe) and model.schedule.note():
             say(note)
-        with compile_errors("torch.compile failed") if self.compiles else nullcontext():
+        with device.compile_errors("torch.compile failed") if self.compiles else nullcontext():
             self.trainer.fit(model, **settings)
         if end := early_end(self.trainer, model):
             say(end)

@@ -6,14 +6,35 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
+from pytorch_lightning.utilities import rank_zero_only
 
 from degrain.models.core.errors import InputError, first_line
+from degrain.models.core.precision import cpu_emulates_bf16
 from degrain.models.training.image_module import ImageModule
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 
 BACKEND = "inductor"
 """Compiler of torch.compile: C++ on a CPU, Triton on a GPU."""
+
+
+HALF = ("bf16-mixed", "bf16", "16-mixed", "16", 16)
+"""Precisions of which Lightning makes bf16 on a CPU."""
+
+
+def avoid_emulation(options: Namespace) -> None:
+    """Take float32 on a processor that has no instructions for bf16, and say so.
+
+    Args:
+        options: of the Trainer, as the config has them; `precision` is changed.
+    """
+    on_cpu = options.accelerator == "cpu" or options.accelerator == "auto" and not torch.accelerator.is_available()
+    if on_cpu and options.precision in HALF and cpu_emulates_bf16():
+        given, options.precision = options.precision, "32-true"
+        rank_zero_only(print)(
+            f"trainer.precision: 32-true instead of {given}, for which this processor has no instructions (far slower)"
+        )
 
 
 def set_products(device: torch.device, precision: MatmulPrecision | None) -> str | None:

@@ -9,6 +9,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch._dynamo
+import yaml
+from jsonargparse import Namespace
 from torch._dynamo.utils import counters
 
 from degrain.data import datamodule
@@ -145,6 +147,41 @@ def test_a_step_in_pieces_is_the_same_wherever_the_images_are(trained, monkeypat
 
 
 # --- products and cuDNN
+
+
+@pytest.mark.parametrize(
+    ("asked", "emulated", "taken"),
+    [
+        ("bf16-mixed", True, "32-true"),
+        ("16-mixed", True, "32-true"),  # of which Lightning makes bf16 on a CPU
+        ("bf16", True, "32-true"),
+        ("32-true", True, "32-true"),
+        ("bf16-mixed", False, "bf16-mixed"),
+    ],
+)
+def test_a_processor_without_instructions_for_bf16_trains_in_float32(root, monkeypatch, capsys, asked, emulated, taken):
+    monkeypatch.setattr(device, "cpu_emulates_bf16", lambda: emulated)
+    tiny.run(root, "vae", "--name", "here", "--model.budget=16", "--trainer.precision", asked)
+    assert yaml.safe_load((root / "runs/here/config.yaml").read_text())["trainer"]["precision"] == taken
+    said = f"trainer.precision: {taken} instead of {asked}, for which this processor has no instructions (far slower)"
+    assert (said in capsys.readouterr().out) == (asked != taken)
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "gpu", "mps"])
+def test_only_a_cpu_is_asked_whether_it_has_bf16(monkeypatch, accelerator):
+    monkeypatch.setattr(device, "cpu_emulates_bf16", lambda: True)
+    options = Namespace(accelerator=accelerator, precision="bf16-mixed")
+    device.avoid_emulation(options)
+    assert options.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize(("gpu", "taken"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_an_accelerator_is_looked_for_where_none_is_named(monkeypatch, gpu, taken):
+    monkeypatch.setattr(device, "cpu_emulates_bf16", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
+    options = Namespace(accelerator="auto", precision="bf16-mixed")
+    device.avoid_emulation(options)
+    assert options.precision == taken
 
 
 @pytest.mark.parametrize(
