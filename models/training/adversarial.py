@@ -51,7 +51,7 @@ class AdversarialModule(ImageModule):
         penalty_weight: float,
         penalty_every: int,
         translate: float,
-        translate_from: float,
+        translate_from: int,
         ema_share: float,
         spread_weight: float = 0.0,
         spread_every: int = 0,
@@ -111,6 +111,12 @@ class AdversarialModule(ImageModule):
         keep = 0.5 ** (self.global_batch(batch) / (self.ema_share * self.images_seen))
         self.ema.update(self.player, keep, unless=skipped)
 
+    def note(self) -> str | None:
+        start, budget, notes = self.translate_from, self.schedule.budget, [super().note()]
+        if self.translate and start >= budget:
+            notes += [f"model.translate_from {start:,} is not below model.budget {budget:,}: translate does nothing"]
+        return "\n".join(filter(None, notes)) or None
+
     def spread_due(self, number: int) -> bool:
         """Return whether step `number` has the spread term."""
         return self.spread_every > 0 and number % self.spread_every == 0
@@ -118,7 +124,7 @@ class AdversarialModule(ImageModule):
     def critic(self, noise: Noise, images: int, side: int) -> Critic:
         """Return D, or from `translate_from` on D behind a shift of residual and condition alike, by noise."""
         most = int(self.translate * side)
-        if not most or self.progress < self.translate_from:
+        if not most or self.images_seen < self.translate_from:
             return self.discriminator
         moved = partial(translated, offsets=offsets(noise.uniform(images, 2), most), most=most)
         return lambda residual, p: self.discriminator(moved(residual), Gaussian(moved(p.mean), moved(p.logstd)))

@@ -276,7 +276,7 @@ class CLI(LightningCLI):
             say(f"going on from {path}: {what.format(f'{self.card.images_seen:,}')}{fork}")
         elif self.asked_for_last:
             say(f"{self.folder} has no checkpoint yet: beginning at 0 images")
-        if note := isinstance(model, Recipe) and model.schedule.note():
+        if note := isinstance(model, Recipe) and model.note():
             say(note)
         with device.compile_errors("torch.compile failed") if self.compiles else nullcontext():
             self.trainer.fit(model, **settings)

@@ -103,7 +103,7 @@ def check_rate(module: "VAEModule") -> None:
 
 
 def refuse_adversary(
-    penalty_weight: float, penalty_every: int, translate: float, translate_from: float, ema_share: float
+    penalty_weight: float, penalty_every: int, translate: float, translate_from: int, ema_share: float
 ) -> None:
     """Refuse arguments of an adversarial recipe that are out of range.
 
@@ -112,7 +112,7 @@ def refuse_adversary(
     """
     refuse_if(not 0 <= penalty_weight < inf, f"penalty_weight ({penalty_weight}) must be finite and not negative")
     refuse_if(not 0 <= translate <= 0.5, f"translate ({translate}) is a share of the side, from 0 to 0.5")
-    refuse_if(not 0 <= translate_from <= 1, f"translate_from ({translate_from}) is a share of the budget, from 0 to 1")
+    refuse_if(translate_from < 0, f"translate_from ({translate_from}) is a number of images, not negative")
     refuse_if(penalty_every < 1, f"penalty_every ({penalty_every}) must be at least 1")
     refuse_if(not 0 < ema_share <= 1, f"ema_share ({ema_share}) is a share of the images seen, above 0 and at most 1")
 

@@ -46,7 +46,7 @@ class GANModule(AdversarialModule):
         penalty_weight: gamma, the weight of the gradient penalties, in units of the standardised residual.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs, draws and conditions moved at most, alike; 0 for none.
-        translate_from: share of the budget from which on `translate` acts; moving from the start slows learning.
+        translate_from: images seen from which on `translate` acts; moving from the start slows learning.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2 in every image.
         spread_every: steps between those with it, whose weight is multiplied by it. They need four draws of each z
             where the others have one.
@@ -72,7 +72,7 @@ class GANModule(AdversarialModule):
         penalty_weight: float = 10.0,
         penalty_every: int = 4,
         translate: float = 0.0,
-        translate_from: float = 0.25,
+        translate_from: int = 100_000,
         spread_weight: float = 0.2,
         spread_every: int = 8,
         ema_share: float = 0.1,

@@ -35,7 +35,7 @@ class PlainGANModule(AdversarialModule):
             to 0.2 for faces of 64 pixels.
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs and draws moved at most; 0 for none.
-        translate_from: share of the budget from which on `translate` acts.
+        translate_from: images seen from which on `translate` acts.
         ema_share: half-life of the generator's moving average, as a share of the images seen.
         loss: `relativistic`, with both penalties, or `classic`, the non-saturating one of 2014, with R1 alone.
         schedule: budget (for a fair comparison that of both stages together), validate_every, learning_rate (of both
@@ -53,7 +53,7 @@ class PlainGANModule(AdversarialModule):
         penalty_weight: float = 1.0,
         penalty_every: int = 4,
         translate: float = 0.0,
-        translate_from: float = 0.25,
+        translate_from: int = 100_000,
         ema_share: float = 0.1,
         loss: AdversarialLoss = "relativistic",
         learning_rate: float = 4e-4,

@@ -73,6 +73,10 @@ class Recipe(pl.LightningModule):
         """True if the budget has been seen."""
         return self.images_seen >= self.schedule.budget
 
+    def note(self) -> str | None:
+        """Return lines to say of the settings before a fit, or None."""
+        return self.schedule.note()
+
     def global_batch(self, batch: dict[str, Tensor]) -> int:
         """Return the images of this step over all processes."""
         return len(next(iter(batch.values()))) * self.trainer.world_size

@@ -55,7 +55,7 @@ RECIPES = {
     "vae, density": lambda trained, **clock: vae(rate_warmup=0.0, likelihood="density", **clock),
     "vae, faithful": lambda trained, **clock: vae(gradient="faithful", **clock),
     "gan": lambda trained, **clock: gan(trained, **clock),
-    "gan, moved": lambda trained, **clock: gan(trained, translate=0.2, translate_from=0.0, **clock),
+    "gan, moved": lambda trained, **clock: gan(trained, translate=0.2, translate_from=0, **clock),
     "l2": lambda trained, **clock: gan(trained, loss="l2", spread_weight=0.0, **clock),
     "plain gan": lambda trained, **clock: plain(loss="classic", **clock),
 }

@@ -13,7 +13,20 @@ from degrain.models.inference.pipeline import load_pipeline
 from degrain.models.training import GANModule, adversarial
 from degrain.models.training.image_module import ImageModule
 from degrain.models.training.update import Update
-from tests.training.recipes import STEP, TINY, Record, attached, fit, gan, moved, portraits, snapshot, vae, watch
+from tests.training.recipes import (
+    MODULES,
+    STEP,
+    TINY,
+    Record,
+    attached,
+    fit,
+    gan,
+    moved,
+    portraits,
+    snapshot,
+    vae,
+    watch,
+)
 
 # --- learning
 
@@ -79,7 +92,7 @@ def test_one_piece_has_its_images_once_for_both_steps_and_several_have_them_twic
 
 
 def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained, monkeypatch):
-    module, seen, shifts = attached(gan(trained, translate=0.25, translate_from=0.0)), [], []
+    module, seen, shifts = attached(gan(trained, translate=0.25, translate_from=0)), [], []
     monkeypatch.setattr(adversarial, "offsets", lambda *args: shifts.append(offsets(*args)) or shifts[-1])
     [scene] = module.scenes({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)}, 1)
     [shift] = shifts
@@ -97,11 +110,22 @@ def test_the_discriminator_sees_all_of_a_scene_moved_alike(trained, monkeypatch)
             assert torch.equal(seen[i, :, *inside], whole[i, :, *before])
 
 
-def test_what_the_discriminator_sees_is_moved_from_its_share_of_the_budget_on(trained, monkeypatch):
-    seen, module = [], gan(trained, budget=5 * STEP, translate=0.25, translate_from=0.6)
+@pytest.mark.parametrize("recipe", ["gan", "plain_gan"])
+@pytest.mark.parametrize(("start", "moved_at"), [(3 * STEP, [3 * STEP, 4 * STEP]), (3 * STEP + 1, [4 * STEP])])
+def test_what_the_discriminator_sees_is_moved_from_a_number_of_images_on(trained, monkeypatch, recipe, start, moved_at):
+    seen, module = [], MODULES[recipe](trained, budget=5 * STEP, translate=0.25, translate_from=start)
     monkeypatch.setattr(adversarial, "offsets", lambda *args: seen.append(module.images_seen) or offsets(*args))
     fit(module, portraits(trained), limit_val_batches=0)
-    assert seen == [3 * STEP, 4 * STEP]  # of five steps
+    assert seen == moved_at  # of five steps
+
+
+def test_a_translation_that_begins_after_the_budget_is_said_to_do_nothing(trained):
+    late, short = gan(trained, budget=100, translate=0.25, translate_from=100), "100 is not below model.budget 100"
+    assert short in late.note() and late.note().count("\n") == 0
+    both = gan(trained, budget=100, translate=0.25, translate_from=100, warmup_images=200).note().splitlines()
+    assert "warmup_images" in both[0] and short in both[1] and len(both) == 2
+    for said in ({"translate": 0.25, "translate_from": 99}, {"translate": 0.0, "translate_from": 100}):
+        assert gan(trained, budget=100, **said).note() is None
 
 
 # --- who moves
