@@ -142,12 +142,12 @@ def refuse_stage_2(
     refuse_if(
         spread_weight and loss == "l2",
         f"spread_weight ({spread_weight}) holds the variance over noise that loss l2 takes away; take spread_weight 0 "
-        f"or another loss",
+        f"(as configs/control_l2.yaml) or another loss",
     )
     refuse_if(
         translate and loss == "l2",
-        f"translate ({translate}) moves what a discriminator sees, and loss l2 has none; take translate 0 or another "
-        f"loss",
+        f"translate ({translate}) moves what a discriminator sees, and loss l2 has none; take translate 0 (as "
+        f"configs/control_l2.yaml) or another loss",
     )
     refuse_if(
         spread_weight and not noise,

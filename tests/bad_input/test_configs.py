@@ -80,7 +80,7 @@ CASES = {
     "pieces of a batch for a loss that couples its images": Case(
         f"{VAE} --model.free_bits 1 --data.micro_batch_size 4", r"free_bits couples the images .*micro_batch_size \(4\)"
     ),
-    "a spread term with an L2 loss": Case(f"{GAN} --model.loss l2", "take spread_weight 0 or another loss"),
+    "a spread term with an L2 loss": Case(f"{GAN} --model.loss l2", r"take spread_weight 0 \(as configs/control_l2"),
     "a spread term without noise": Case(f"{GAN} --model.noise false", "take spread_weight 0 or noise true"),
     "a ratio of one draw": Case(f"{GAN} --model.ratio_draws 1", r"ratio_draws \(1\) at least 2"),
     "an accelerator that is none": Case(f"{VAE} --trainer.accelerator abacus", "abacus"),

@@ -7,7 +7,8 @@
 Both trees run `train.py fit` with the presets `small` (64 pixels, batch 16, bf16-mixed, one thread) and take turns,
 block by block; the other one waits. A block holds as many steps with gradient penalties and with the spread term as any
 other one. Counted are core seconds of whole steps, with loading, logging and the progress bar, so that busy neighbours
-count little. A ratio is the baseline's time of a block divided by that of this tree's block beside it.
+count little. Each tree has its own configs and pretrained VAE: where these differ, times do, too. A ratio is the
+baseline's time of a block divided by that of this tree's block beside it.
 """
 
 import json
