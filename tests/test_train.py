@@ -117,6 +117,14 @@ def test_the_progress_counts_images_in_lines(root, capsys):
 # --- going on
 
 
+def test_a_killed_run_with_a_discriminator_of_features_goes_on_as_if_nothing_had_happened(root):
+    with_features = ("--model.feature_weight", "0.5", "--checkpoint_minutes", "0")
+    whole = tiny.run(root, "gan", "--name", "whole", *with_features).with_name("whole")
+    assert stopped(root, "gan", "Kill", 40, *with_features) == 130
+    tiny.run(root, "gan", "--name", "mine", "--ckpt_path", "last", *with_features)
+    tiny.assert_same_run(root / "runs/mine", whole)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("images", [40, 64, BUDGET], ids=["in the first leg", "in the second leg", "in the last step"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, root, stage, images):

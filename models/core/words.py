@@ -23,6 +23,7 @@ WORDS: dict[str, str] = {
     "model.likelihood": "recon_loss reconstruction_loss",
     "model.penalty_weight": "gamma r1 r1_gamma gp gp_weight lambda_gp gradient_penalty r1_weight",
     "model.penalty_every": "d_reg_every r1_every reg_interval lazy_reg",
+    "model.feature_weight": "projected projected_gan vision_aided feature_loss perceptual lpips_weight",
     "model.ema_share": "ema ema_images ema_decay ema_kimg ema_rampup ema_rate ema_beta sigma_rel",
     "model.vae": "vae_ckpt vae_path vae_checkpoint pretrained autoencoder first_stage first_stage_ckpt stage1",
     "data.batch_size": "bs batch batchsize train_batch_size batch_size_per_gpu mini_batch minibatch",

@@ -38,12 +38,14 @@ class Scene:
         p: the Gaussians that residuals are of.
         critic: D, from residuals and their p to logits.
         generate: gives images of G, K for each p, (K, B, 3, H, W), in [0, 1] units.
+        feature_critic: as critic, the discriminator on features, if there is one.
     """
 
     real: Tensor
     p: Gaussian
     critic: Critic
     generate: Callable[[], Tensor]
+    feature_critic: Critic | None = None
 
     def residual(self, image: Tensor) -> Tensor:
         """Return (image - mean)/std, (B, 3, H, W)."""

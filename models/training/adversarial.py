@@ -11,8 +11,10 @@ from torch.special import ndtr
 
 from degrain.models.core.gaussian import Gaussian
 from degrain.models.core.randomness import Noise
+from degrain.models.evaluation.efficientnet import EfficientNetLevels
 from degrain.models.gan.augment import offsets, translated
 from degrain.models.gan.discriminator import Discriminator
+from degrain.models.gan.feature_discriminator import FeatureDiscriminator
 from degrain.models.gan.objective import (
     SPREAD_DRAWS,
     AdversarialLoss,
@@ -29,6 +31,12 @@ from degrain.models.training.image_module import Batch, ImageModule
 from degrain.models.training.schedule import Schedule
 from degrain.models.training.update import MovingAverage, Update, adam
 from degrain.models.vae.likelihood import dequantised
+
+FEATURES_OF_D = "efficientnet-lite1"
+"""The network of the second discriminator's features: not the one that the metrics have by default."""
+
+SHIFT_OF_FEATURES = 8
+"""The second discriminator sees images shifted by up to this part of the side: its heads would soon know them all."""
 
 MARGIN_IMAGES = 512
 """Training images whose margin is measured at every validation."""
@@ -52,15 +60,20 @@ class AdversarialModule(ImageModule):
         penalty_every: int,
         translate: float,
         translate_from: int,
+        feature_weight: float,
         ema_share: float,
         spread_weight: float = 0.0,
         spread_every: int = 0,
     ) -> None:
         super().__init__(schedule)
-        refuse_adversary(penalty_weight, penalty_every, translate, translate_from, ema_share)
+        refuse_adversary(penalty_weight, penalty_every, translate, translate_from, feature_weight, ema_share)
         self.loss, self.penalty_weight, self.penalty_every = loss, penalty_weight, penalty_every
         self.translate, self.translate_from, self.ema_share = translate, translate_from, ema_share
+        self.feature_weight = feature_weight
         self.spread_weight, self.spread_every = spread_weight, spread_every
+        self.feature_discriminator = None
+        if feature_weight:
+            self.feature_discriminator = FeatureDiscriminator(EfficientNetLevels(FEATURES_OF_D))
 
     @property
     @abstractmethod
@@ -76,6 +89,8 @@ class AdversarialModule(ImageModule):
         number = self.steps_done(batch)
         penalty = 0 if number % self.penalty_every else self.penalty_weight * self.penalty_every
         spread = self.spread_due(number)
+        if self.feature_discriminator is not None:
+            self.feature_discriminator.follow()
         scenes = self.scenes(batch, SPREAD_DRAWS if spread else 1)  # photographs, p(x|z), draws from it
         if len(scenes) == 1:  # the images are made once, with a graph for both steps; of several pieces for each step
             images = scenes[0].generate()  # (K, B, 3, H, W)
@@ -85,13 +100,13 @@ class AdversarialModule(ImageModule):
         for scene in d.over(scenes):  # D: residuals of photographs against those of G
             with torch.no_grad():
                 fake = scene.residual(scene.generate()[0])
-            d.backward(*discriminator_objective(scene.critic, self.loss, scene.real, fake, scene.p, penalty))
+            d.backward(*self.d_objective(scene, fake, penalty))
         d.step()
 
         for scene in g.over(scenes):  # G: against D as it now is, and Var_eps[G] against sigma^2
             images = scene.generate()
             fake = scene.residual(images[0])
-            loss, terms = generator_objective(scene.critic, self.loss, scene.real, fake, scene.p)
+            loss, terms = self.g_objective(scene, fake)
             if spread:
                 terms |= spread_terms(images, scene.p.std)
                 loss = loss + self.spread_weight * self.spread_every * terms["spread"].mean()
@@ -102,6 +117,22 @@ class AdversarialModule(ImageModule):
         self.average(batch, g.skipped)
         self.log_terms("train", d.terms | g.terms | {"d_gradient_norm": d.norm, "g_gradient_norm": g.norm})
 
+    def d_objective(self, scene: Scene, fake: Tensor, penalty: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of both discriminators, (), and its terms, (B,), for residuals of G."""
+        loss, terms = discriminator_objective(scene.critic, self.loss, scene.real, fake, scene.p, penalty)
+        if scene.feature_critic is not None:
+            more, its = discriminator_objective(scene.feature_critic, self.loss, scene.real, fake, scene.p, 0)
+            loss, terms["feature_margin"] = loss + self.feature_weight * more, its["margin"]
+        return loss, terms
+
+    def g_objective(self, scene: Scene, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return G's loss against both discriminators, (), and its terms, (B,), for residuals of G."""
+        loss, terms = generator_objective(scene.critic, self.loss, scene.real, fake, scene.p)
+        if scene.feature_critic is not None:
+            more, its = generator_objective(scene.feature_critic, self.loss, scene.real, fake, scene.p)
+            loss, terms["feature_g_loss"] = loss + self.feature_weight * more, its["g_loss"]
+        return loss, terms
+
     def average(self, batch: Batch, skipped: Tensor) -> None:
         """Move the average towards G after a step that counts as seen; its half-life is `ema_share` of the images seen.
 
@@ -110,6 +141,16 @@ class AdversarialModule(ImageModule):
         """
         keep = 0.5 ** (self.global_batch(batch) / (self.ema_share * self.images_seen))
         self.ema.update(self.player, keep, unless=skipped)
+
+    def feature_critic(self, noise: Noise, p: Gaussian) -> Critic | None:
+        """Return the discriminator on features, if there is one, behind a shift of image and mean alike, by noise."""
+        if self.feature_discriminator is None:
+            return None
+        most = p.mean.shape[-1] // SHIFT_OF_FEATURES
+        moved = partial(translated, offsets=offsets(noise.uniform(len(p.mean), 2), most), most=most)
+        with torch.no_grad():
+            beside = self.feature_discriminator.levels(moved(p.mean))
+        return lambda residual, p: self.feature_discriminator(moved(p.mean + p.std * residual), beside)
 
     def note(self) -> str | None:
         start, budget, notes = self.translate_from, self.schedule.budget, [super().note()]
@@ -166,4 +207,5 @@ class AdversarialModule(ImageModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         rate = self.schedule.learning_rate
-        return [adam(network, rate, betas=(0.0, 0.99)) for network in (self.discriminator, self.player)]
+        judges = nn.ModuleList([self.discriminator, *filter(None, [self.feature_discriminator])])
+        return [adam(network, rate, betas=(0.0, 0.99)) for network in (judges, self.player)]

@@ -103,7 +103,12 @@ def check_rate(module: "VAEModule") -> None:
 
 
 def refuse_adversary(
-    penalty_weight: float, penalty_every: int, translate: float, translate_from: int, ema_share: float
+    penalty_weight: float,
+    penalty_every: int,
+    translate: float,
+    translate_from: int,
+    feature_weight: float,
+    ema_share: float,
 ) -> None:
     """Refuse arguments of an adversarial recipe that are out of range.
 
@@ -114,6 +119,7 @@ def refuse_adversary(
     refuse_if(not 0 <= translate <= 0.5, f"translate ({translate}) is a share of the side, from 0 to 0.5")
     refuse_if(translate_from < 0, f"translate_from ({translate_from}) is a number of images, not negative")
     refuse_if(penalty_every < 1, f"penalty_every ({penalty_every}) must be at least 1")
+    refuse_if(not 0 <= feature_weight < inf, f"feature_weight ({feature_weight}) must be finite and not negative")
     refuse_if(not 0 < ema_share <= 1, f"ema_share ({ema_share}) is a share of the images seen, above 0 and at most 1")
 
 
@@ -121,6 +127,7 @@ def refuse_stage_2(
     loss: str,
     noise: bool,
     translate: float,
+    feature_weight: float,
     spread_weight: float,
     spread_every: int,
     ratio_images: int,
@@ -148,6 +155,11 @@ def refuse_stage_2(
         translate and loss == "l2",
         f"translate ({translate}) moves what a discriminator sees, and loss l2 has none; take translate 0 (as "
         f"configs/control_l2.yaml) or another loss",
+    )
+    refuse_if(
+        feature_weight and loss == "l2",
+        f"feature_weight ({feature_weight}) weighs a discriminator, and loss l2 has none; take feature_weight 0 or "
+        f"another loss",
     )
     refuse_if(
         spread_weight and not noise,

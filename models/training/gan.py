@@ -47,6 +47,8 @@ class GANModule(AdversarialModule):
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs, draws and conditions moved at most, alike; 0 for none.
         translate_from: images seen from which on `translate` acts; moving from the start slows learning.
+        feature_weight: weight of a second discriminator, of features of a frozen EfficientNet-Lite1, in the losses of D
+            and G; 0 for none. It needs `pip install 'degrain[networks]'`.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2 in every image.
         spread_every: steps between those with it, whose weight is multiplied by it. They need four draws of each z
             where the others have one.
@@ -73,6 +75,7 @@ class GANModule(AdversarialModule):
         penalty_every: int = 4,
         translate: float = 0.0,
         translate_from: int = 100_000,
+        feature_weight: float = 0.0,
         spread_weight: float = 0.2,
         spread_every: int = 8,
         ema_share: float = 0.1,
@@ -83,8 +86,8 @@ class GANModule(AdversarialModule):
         learning_rate: float = 4e-4,
         **schedule,
     ) -> None:
-        refuse_stage_2(loss, noise, translate, spread_weight, spread_every, ratio_images, ratio_draws)
-        adversary = (loss, penalty_weight, penalty_every, translate, translate_from, ema_share)
+        refuse_stage_2(loss, noise, translate, feature_weight, spread_weight, spread_every, ratio_images, ratio_draws)
+        adversary = (loss, penalty_weight, penalty_every, translate, translate_from, feature_weight, ema_share)
         spread = (spread_weight, spread_every if noise else 0)
         super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary, *spread)
         self.ratio_images, self.ratio_draws = ratio_images, ratio_draws
@@ -141,7 +144,8 @@ class GANModule(AdversarialModule):
             real = (dequantised(x, noise.uniform(*x.shape)) - p.mean) / p.std
             eps = rearrange(noise.normal(len(x), draws, *x.shape[1:]), "b k c h w -> k b c h w")
             critic = self.critic(noise, len(x), x.shape[-1])
-            scenes.append(Scene(real, p, critic, partial(self.denoiser.draws, eps, p)))
+            generate = partial(self.denoiser.draws, eps, p)
+            scenes.append(Scene(real, p, critic, generate, self.feature_critic(noise, p)))
         return scenes
 
     @torch.no_grad()

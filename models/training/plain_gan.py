@@ -36,6 +36,7 @@ class PlainGANModule(AdversarialModule):
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs and draws moved at most; 0 for none.
         translate_from: images seen from which on `translate` acts.
+        feature_weight: as GANModule's.
         ema_share: half-life of the generator's moving average, as a share of the images seen.
         loss: `relativistic`, with both penalties, or `classic`, the non-saturating one of 2014, with R1 alone.
         schedule: budget (for a fair comparison that of both stages together), validate_every, learning_rate (of both
@@ -54,12 +55,13 @@ class PlainGANModule(AdversarialModule):
         penalty_every: int = 4,
         translate: float = 0.0,
         translate_from: int = 100_000,
+        feature_weight: float = 0.0,
         ema_share: float = 0.1,
         loss: AdversarialLoss = "relativistic",
         learning_rate: float = 4e-4,
         **schedule,
     ) -> None:
-        adversary = (loss, penalty_weight, penalty_every, translate, translate_from, ema_share)
+        adversary = (loss, penalty_weight, penalty_every, translate, translate_from, feature_weight, ema_share)
         super().__init__(Schedule(learning_rate=learning_rate, **schedule), *adversary)
         self.generator = Generator(size, generator)
         self.discriminator = Discriminator(size, discriminator, conditional=False)
@@ -81,7 +83,7 @@ class PlainGANModule(AdversarialModule):
             real = (dequantised(x, noise.uniform(*x.shape)) - p.mean) / p.std
             z = noise.normal(len(x), self.generator.config.latent)
             critic = self.critic(noise, len(x), x.shape[-1])
-            scenes.append(Scene(real, p, critic, partial(self.images, z)))
+            scenes.append(Scene(real, p, critic, partial(self.images, z), self.feature_critic(noise, p)))
         return scenes
 
     def images(self, z: Tensor) -> Tensor:

@@ -194,6 +194,7 @@ PARALLEL = {  # the stage, options of both runs, pieces, and the strategy: losse
     "free bits": ("vae", ["--model.free_bits=0.3", NO_WARMUP], [], "ddp_fork"),
     "moments": ("vae", ["--model.regulariser=moments", NO_WARMUP], [], "ddp_fork"),
     "mmd": ("vae", ["--model.regulariser=mmd", NO_WARMUP], [], "ddp_fork"),
+    "gan, features": ("gan", ["--model.feature_weight=0.5"], ["--data.micro_batch_size=2"], "ddp_fork"),
     "gan": ("gan", [], ["--data.micro_batch_size=2"], "ddp_fork_find_unused_parameters_false"),
 }
 

@@ -6,8 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
-from degrain.models.gan.augment import offsets
+from degrain.models.gan.augment import offsets, translated
 from degrain.models.gan.denoiser import Denoiser
 from degrain.models.inference.pipeline import load_pipeline
 from degrain.models.training import GANModule, adversarial
@@ -46,6 +47,52 @@ def test_the_discriminator_learns(trained):
     margins = [step["train/margin"] for step in record.steps]
     assert all(math.isfinite(value) for value in margins)
     assert sum(margins[-5:]) > 1 + sum(margins[:5])  # D tells photographs from draws that G hardly changes
+
+
+@pytest.mark.parametrize("recipe", ["gan", "plain_gan"])
+def test_the_discriminator_on_features_learns_and_only_its_heads_move(trained, recipe):
+    record, clock = Record(), {"budget": 25 * STEP, "validate_every": 25 * STEP, "learning_rate": 2e-3}
+    module = MODULES[recipe](trained, feature_weight=1.0, **clock)
+    before = snapshot(module.feature_discriminator)
+    fit(module, portraits(trained), record)
+    margins = [step["train/feature_margin"] for step in record.steps]
+    assert sum(margins[-5:]) > 0.1 + sum(margins[:5])  # whose last layer's norm is 1: they differ by less than pixels'
+    assert all(math.isfinite(step["train/feature_g_loss"]) for step in record.steps)
+    assert moved(module.feature_discriminator, before) == {"heads"}
+
+
+def test_features_weigh_as_much_in_both_losses_as_the_config_says(trained):
+    def losses(weight: float) -> tuple[Tensor, Tensor]:
+        module = attached(gan(trained, feature_weight=weight))
+        [scene] = module.scenes({"image": images}, 1)
+        fake = scene.residual(scene.generate()[0]).detach()
+        (d, of_d), (g, of_g) = module.d_objective(scene, fake, 0.0), module.g_objective(scene, fake)
+        assert torch.allclose(d - of_d["d_loss"].mean(), weight * softplus(-of_d["feature_margin"]).mean())
+        assert torch.allclose(g - of_g["g_loss"].mean(), weight * of_g["feature_g_loss"].mean())
+        return d, g
+
+    images = torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)
+    for weak, strong in zip(losses(0.5), losses(2.0), strict=True):
+        assert (strong - weak).item() / 1.5 == pytest.approx(math.log(2), abs=0.1)  # heads that cannot tell yet
+
+
+def test_without_a_weight_there_is_no_discriminator_on_features(trained):
+    module = attached(gan(trained))
+    [scene] = module.scenes({"image": torch.zeros(STEP, 3, 32, 32, dtype=torch.uint8)}, 1)
+    assert module.feature_discriminator is None and scene.feature_critic is None
+    assert not [name for name in module.state_dict() if name.startswith("feature")]
+
+
+def test_the_discriminator_on_features_sees_image_and_mean_moved_alike(trained, monkeypatch):
+    module, seen, shifts = attached(gan(trained, feature_weight=1.0)), [], []
+    monkeypatch.setattr(adversarial, "offsets", lambda *args: shifts.append(offsets(*args)) or shifts[-1])
+    module.feature_discriminator.levels.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
+    [scene] = module.scenes({"image": torch.randint(0, 256, (STEP, 3, 32, 32), dtype=torch.uint8)}, 1)
+    scene.feature_critic(scene.real, scene.p)
+    [shift], photographs = shifts, scene.p.mean + scene.p.std * scene.real
+    assert shift.unique().numel() > 4 and shift.abs().max() == 4
+    for images, whole in zip(seen, (scene.p.mean, photographs), strict=True):
+        torch.testing.assert_close(images, translated(whole, shift, 4))
 
 
 def test_the_spread_term_calms_a_denoiser_that_is_too_loud(trained):

@@ -57,6 +57,8 @@ def test_nonsense_of_stage_1_is_refused_in_one_line(settings):
         {"spread_every": 0},
         {"ema_share": 0.0},
         {"ema_share": 1.5},
+        {"feature_weight": -0.5},
+        {"feature_weight": float("inf")},
         {"ema_share": float("nan")},
         {"ratio_images": 0},
         {"ratio_draws": 1},
@@ -92,6 +94,11 @@ def test_what_contradicts_itself_is_refused_with_the_reason(trained, case):
 def test_moving_what_no_discriminator_sees_is_refused(trained):
     with pytest.raises(InputError, match=r"translate \(0.1\) moves what a discriminator sees.*; take translate 0"):
         gan(trained, loss="l2", spread_weight=0.0, translate=0.1)
+
+
+def test_a_discriminator_on_features_without_another_is_refused(trained):
+    with pytest.raises(InputError, match=r"feature_weight \(0.5\) weighs a discriminator, and loss l2 has none"):
+        gan(trained, loss="l2", spread_weight=0.0, feature_weight=0.5)
 
 
 @pytest.mark.parametrize(
