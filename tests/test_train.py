@@ -125,6 +125,19 @@ def test_a_killed_run_with_a_discriminator_of_features_goes_on_as_if_nothing_had
     tiny.assert_same_run(root / "runs/mine", whole)
 
 
+@pytest.mark.parametrize("has_one", [True, False])
+def test_a_discriminator_on_features_that_only_one_side_has_is_said(trained, root, capsys, has_one):
+    path, given = trained.gan / "last.ckpt", ("--model.feature_weight", "0.5")
+    if has_one:
+        path, given = (
+            tiny.run(root, "gan", "--name", "own", "--model.budget=8", *given).with_name("own") / "last.ckpt",
+            (),
+        )
+    line = tiny.error_of(capsys, lambda: tiny.run(root, "gan", "--name", "other", "--ckpt_path", str(path), *given))
+    has, way = ("a", "above 0") if has_one else ("no", "0")
+    assert line.endswith(f"has {has} discriminator on features; give --model.feature_weight {way}")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("images", [40, 64, BUDGET], ids=["in the first leg", "in the second leg", "in the last step"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, root, stage, images):

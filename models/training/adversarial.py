@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.special import ndtr
 
+from degrain.models.core.errors import InputError
 from degrain.models.core.gaussian import Gaussian
 from degrain.models.core.randomness import Noise
 from degrain.models.evaluation.efficientnet import EfficientNetLevels
@@ -200,6 +201,15 @@ class AdversarialModule(ImageModule):
             with self.trainer.precision_plugin.forward_context():
                 found.append(self.margins(self.held_out_scene(batch))["margin"].float())
         return {"margin_train": torch.cat(found).mean()}
+
+    def check(self, card: Card, state: dict[str, Tensor], path: str) -> None:
+        theirs = any(name.startswith("feature_discriminator.") for name in state)
+        if card.exported is None and theirs != (self.feature_discriminator is not None):
+            has, way = ("a", "above 0") if theirs else ("no", "0")
+            raise InputError(
+                f"checkpoint {path}: has {has} discriminator on features; give --model.feature_weight {way}"
+            )
+        super().check(card, state, path)
 
     def load_export(self, card: Card, state: dict[str, Tensor], path: str) -> None:
         super().load_export(card, state, path)
