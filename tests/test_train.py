@@ -129,10 +129,8 @@ def test_a_killed_run_with_a_discriminator_of_features_goes_on_as_if_nothing_had
 def test_a_discriminator_on_features_that_only_one_side_has_is_said(trained, root, capsys, has_one):
     path, given = trained.gan / "last.ckpt", ("--model.feature_weight", "0.5")
     if has_one:
-        path, given = (
-            tiny.run(root, "gan", "--name", "own", "--model.budget=8", *given).with_name("own") / "last.ckpt",
-            (),
-        )
+        tiny.run(root, "gan", "--name", "own", "--model.budget=8", *given)
+        path, given = root / "runs/own/last.ckpt", ()
     line = tiny.error_of(capsys, lambda: tiny.run(root, "gan", "--name", "other", "--ckpt_path", str(path), *given))
     has, way = ("a", "above 0") if has_one else ("no", "0")
     assert line.endswith(f"has {has} discriminator on features; give --model.feature_weight {way}")
