@@ -51,12 +51,12 @@ def test_the_discriminator_learns(trained):
 
 @pytest.mark.parametrize("recipe", ["gan", "plain_gan"])
 def test_the_discriminator_on_features_learns_and_only_its_heads_move(trained, recipe):
-    record, clock = Record(), {"budget": 12 * STEP, "validate_every": 12 * STEP, "learning_rate": 2e-3}
+    record, clock = Record(), {"budget": 25 * STEP, "validate_every": 25 * STEP, "learning_rate": 2e-3}
     module = MODULES[recipe](trained, feature_weight=1.0, **clock)
     before = snapshot(module.feature_discriminator)
     fit(module, portraits(trained), record)
     margins = [step["train/feature_margin"] for step in record.steps]
-    assert sum(margins[-4:]) > 0.05 + sum(margins[:4])  # whose last layer's norm is 1: they differ by less than pixels'
+    assert sum(margins[-5:]) > 0.1 + sum(margins[:5])  # whose last layer's norm is 1: they differ by less than pixels'
     assert all(math.isfinite(step["train/feature_g_loss"]) for step in record.steps)
     assert moved(module.feature_discriminator, before) == {"heads"}
 
