@@ -29,5 +29,5 @@ docs: .venv/ready
 		|| { echo "error: $(PYTHON) is older than Python 3.11; name another one: make PYTHON=..."; exit 2; }
 	@echo "making .venv with everything that degrain needs (PyTorch is several GB; some minutes, once)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@

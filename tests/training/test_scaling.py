@@ -58,6 +58,8 @@ def run(root: Path, stage: str, size: int, *options: str) -> dict[str, Any]:
     options += tuple(f"--data.{n}={v}" for n, v in zip(("root", "cache", "size", "batch_size"), data, strict=True))
     options += tuple(f"--model.{setting}" for setting in NARROW[stage])
     legs = (f"--model.budget={STEPS * BATCH}", f"--model.validate_every={STEPS * BATCH}", "--data.num_workers=0")
+    if size == 256:  # slow where bf16 is emulated
+        legs += ("--trainer.precision=32-true",)
     here = (f"--runs={root}/runs", f"--name={stage}", "--wandb=off", "--trainer.accelerator=cpu", "--trainer.devices=1")
     train.main([*command("base", stage), *options, *legs, *here])
     return tiny.checkpoint(root / "runs" / stage)
