@@ -52,6 +52,7 @@ class AdversarialModule(ImageModule):
 
     discriminator: Discriminator | None
     ema: MovingAverage
+    waiting = False  # whether G waits in this step
 
     def __init__(
         self,
@@ -85,6 +86,17 @@ class AdversarialModule(ImageModule):
     def scenes(self, batch: Batch, draws: int) -> list[Scene]:
         """Return photographs, p(x|z) and so many draws from it: one scene, or one for each `data.micro_batch_size`."""
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let G wait for new discriminators: from an export on, while the learning rate rises; then it rises for G too.
+
+        A new D is fooled by what would undo G, and an export, the average of a long run, has much to lose.
+        """
+        new = self.warm_from and not self.trainer.optimizers[-1].state  # G has no moments: it has not moved since
+        self.waiting = new and self.discriminator is not None
+        if self.waiting and self.images_seen >= self.warm_from + self.schedule.rise:
+            self.warm_from, self.waiting = self.images_seen, False
+        super().on_train_batch_start(batch, batch_idx)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Take one step of D, then one of G against it, on the same photographs and draws."""
         number = self.steps_done(batch)
@@ -103,6 +115,10 @@ class AdversarialModule(ImageModule):
                 fake = scene.residual(scene.generate()[0])
             d.backward(*self.d_objective(scene, fake, penalty))
         d.step()
+        if self.waiting:
+            self.count_images(batch, d.skipped)
+            self.log_terms("train", d.terms | {"d_gradient_norm": d.norm})
+            return
 
         for scene in g.over(scenes):  # G: against D as it now is, and Var_eps[G] against sigma^2
             images = scene.generate()
@@ -157,6 +173,8 @@ class AdversarialModule(ImageModule):
         start, budget, notes = self.translate_from, self.schedule.budget, [super().note()]
         if self.translate and start >= budget:
             notes += [f"model.translate_from {start:,} is not below model.budget {budget:,}: translate does nothing"]
+        if self.discriminator is not None and self.loaded_card is not None and self.loaded_card.exported is not None:
+            notes += [f"an export holds no discriminator: a new one learns alone for {self.schedule.rise:,.0f} images"]
         return "\n".join(filter(None, notes)) or None
 
     def spread_due(self, number: int) -> bool:
@@ -211,9 +229,11 @@ class AdversarialModule(ImageModule):
             )
         super().check(card, state, path)
 
-    def load_export(self, card: Card, state: dict[str, Tensor], path: str) -> None:
-        super().load_export(card, state, path)
-        self.discriminator = None  # an export has none, and a new one's margin would say nothing
+    def load_export(self, card: Card, state: dict[str, Tensor], path: str, fit: bool) -> None:
+        super().load_export(card, state, path, fit)
+        self.player.load_state_dict(self.ema.module.state_dict())
+        if not fit:
+            self.discriminator = None  # an export has none, and a new one's margin would say nothing
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         rate = self.schedule.learning_rate

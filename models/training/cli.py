@@ -179,7 +179,7 @@ class CLI(LightningCLI):
             self.model.loaded_from, self.model.loaded_card = str(path), self.card
             self.model.lacks_prior = lacks_prior(self.model, self.state)
             if self.from_export:
-                self.load_export(path)
+                self.model.load_export(self.card, self.state, path, self.subcommand == "fit")
         self.model.tracked_run = self.tracked_run
 
     @property
@@ -196,19 +196,6 @@ class CLI(LightningCLI):
     def from_export(self) -> bool:
         """True if the checkpoint to go on from or to measure is an export."""
         return self.card is not None and self.card.exported is not None
-
-    def load_export(self, path: str) -> None:
-        """Give the model the weights and the position of an export, which holds nothing else.
-
-        Raises:
-            InputError: fit of stage 2, which needs its discriminator.
-        """
-        if self.subcommand == "fit" and self.card.stage != "vae":
-            raise InputError(
-                f"checkpoint {path}: an export of stage 2 holds no discriminator, without which fit cannot go on; "
-                f"go on from the last.ckpt that it was made of, or train a new stage 2 on its VAE by --model.vae {path}"
-            )
-        self.model.load_export(self.card, self.state, path)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         settings, trial = self.config[self.subcommand], config["fast_dev_run"]

@@ -151,8 +151,10 @@ class ImageModule(Recipe):
     def pipeline(self) -> Pipeline | PlainPipeline:
         """Return the networks that a reader of the checkpoint would draw with."""
 
-    def load_export(self, card: Card, state: dict[str, Tensor], path: str) -> None:
-        """Take the weights and the position of an export, which was checked before; the warm-up begins anew.
+    def load_export(self, card: Card, state: dict[str, Tensor], path: str, fit: bool) -> None:
+        """Take the weights and the position of an export, which was checked before, to fit or to measure them.
+
+        A fit's warm-up begins anew.
 
         Without Adam's moments the first step at the full rate would undo much: on CelebA 6.0 bits became 13.4.
 

@@ -67,10 +67,15 @@ class Schedule:
         """Return the number of images seen at the next validation."""
         return min(self.budget, (images_seen // self.validate_every + 1) * self.validate_every)
 
+    @property
+    def rise(self) -> float:
+        """Images over which the learning rate rises."""
+        return max(self.warmup * self.budget, self.warmup_images)
+
     def rate(self, images_seen: int, warm_from: int = 0) -> float:
         """Return the learning rate: a linear rise from `warm_from` on, constant, a half cosine down to 0."""
         progress = self.progress(images_seen)
-        warmup = max(self.warmup, self.warmup_images / self.budget)
+        warmup = self.rise / self.budget
         rise = min(1.0, (progress - warm_from / self.budget + 1e-3) / (warmup + 1e-3))
         fall = max(0.0, (progress - (1 - self.decay)) / self.decay) if self.decay else 0.0
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))

@@ -84,9 +84,6 @@ CASES = {
     "safetensors of someone else": Case(
         "sample foreign.safetensors", "foreign.safetensors: was not written by degrain", foreign_weights
     ),
-    "an export of stage 2 to go on from": Case(
-        f"{GAN} --ckpt_path gan.safetensors", "holds no discriminator.*go on from the last.ckpt that it was made of"
-    ),
     "an export of stage 1 for stage 2": Case(f"{GAN} --ckpt_path vae.safetensors", "its stage is vae, the config says"),
     "an export of other widths": Case(
         f"{VAE} --ckpt_path vae.safetensors --model.net.encoder.widths [8,4]",

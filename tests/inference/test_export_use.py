@@ -1,6 +1,7 @@
 """Exports instead of checkpoints: stage 2, tests and trainings take them; damaged and foreign files are refused."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -81,12 +82,47 @@ def test_fit_goes_on_from_an_export_with_new_optimizers_and_after_a_kill(exports
 def test_the_learning_rate_rises_again_from_an_export(exports):
     net = VAEConfig(4, PyramidConfig(**tiny.NET), PyramidConfig(**tiny.NET))
     new, late = (VAEModule(32, net, budget=960, warmup=0.1, decay=0.3) for _ in range(2))
-    late.load_export(*read_checkpoint(exports["vae"]), str(exports["vae"]))
+    late.load_export(*read_checkpoint(exports["vae"]), str(exports["vae"]), fit=True)
     for images_seen in (0, 48, 96, 200):
         new.images_seen, late.images_seen = images_seen, BUDGET + images_seen
         assert rate_of(late) == pytest.approx(rate_of(new))
     late.images_seen = 960
     assert rate_of(late) == 0
+
+
+def test_stage_2_goes_on_from_an_export_with_a_discriminator_that_learns_alone_first(exports, root, capsys):
+    """Two steps of D alone while the rate rises, then it rises for both; a kill between changes nothing."""
+    options = ("--model.vae", str(exports["gan"]), "--ckpt_path", str(exports["gan"]), "--checkpoint_minutes", "0")
+    options += ("--model.budget", str(BUDGET + 6 * BATCH), "--model.warmup_images", str(2 * BATCH))
+    _, exported = read_checkpoint(exports["gan"])
+    found = {}
+    for seen in (2, 3):
+        assert stopped(root, "gan", "Kill", BUDGET + (seen + 1) * BATCH, *options) == 130
+        found[seen] = tiny.checkpoint(root / "runs/mine")
+        shutil.move(root / "runs/mine", root / f"runs/after_{seen}")
+    said = capsys.readouterr().out
+    assert f"an export holds no discriminator: a new one learns alone for {2 * BATCH} images" in said
+    for seen, moved in ((2, False), (3, True)):
+        card, state = found[seen]["degrain"], found[seen]["state_dict"]
+        assert card["images_seen"] == BUDGET + seen * BATCH
+        assert card["warm_from"] == BUDGET + moved * 2 * BATCH
+        for name, value in exported.items():  # G and its average are those of the export until G takes its first step
+            if name.startswith("ema.module.") and value.is_floating_point() and value.ndim > 1:
+                g = state[name.replace("ema.module.", "denoiser.")]
+                assert torch.equal(g, value.float()) is not moved, name
+                assert torch.equal(state[name], value.float()) is not moved, name
+        of_d, of_g = found[seen]["optimizer_states"]
+        assert len(of_d["state"]) and {int(s["step"]) for s in of_d["state"].values()} == {seen}
+        assert {int(s["step"]) for s in of_g["state"].values()} == ({1} if moved else set())
+
+    last = ("--ckpt_path", "last", *options[4:])
+    tiny.run(root, "gan", "--name", "whole", *options)
+    whole = tiny.checkpoint(root / "runs/whole")
+    for seen in (2, 3):
+        tiny.run(root, "gan", "--name", f"after_{seen}", *options[:2], *last)
+        on = tiny.checkpoint(root / f"runs/after_{seen}")
+        for key in ("state_dict", "optimizer_states"):
+            assert_equal_states(on[key], whole[key], key)
 
 
 def test_a_finished_export_asks_for_a_larger_budget(exports, root, capsys):

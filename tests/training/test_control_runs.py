@@ -17,7 +17,7 @@ import sample
 import train
 from degrain.data.drawing import REGIONS
 from degrain.models.core.errors import InputError
-from degrain.models.inference.checkpoint import substate
+from degrain.models.inference.checkpoint import read_checkpoint, substate
 from degrain.models.inference.pipeline import ROWS, load_pipeline, load_vae
 from tests import tiny
 from tests.conftest import Trained
@@ -195,3 +195,17 @@ def test_the_export_of_a_plain_gan_is_tested_to_the_last_image(root, capsys):
     options = ("--ckpt_path", str(root / "plain.safetensors"), seen)
     tiny.run(root, "plain_gan", *options, subcommand="test")
     assert "tested 2 batches" in capsys.readouterr().out  # 20 images, 12 at a time
+
+
+@pytest.mark.parametrize("control", ["l2", "plain_gan"])
+def test_a_control_goes_on_from_its_export(controls, root, capsys, control):
+    """The network that plays G begins as the average, the only one that an export has."""
+    sample.main([str(controls[control] / "last.ckpt"), "--export", str(root / "e.safetensors")])
+    _, exported = read_checkpoint(root / "e.safetensors")
+    player = {"l2": "denoiser", "plain_gan": "generator"}[control]
+    options = ("--ckpt_path", str(root / "e.safetensors"), "--model.learning_rate=1e-9", "--model.warmup=0")
+    folder = tiny.run(root, control, f"--model.budget={tiny.BUDGET + tiny.BATCH}", *options)
+    state = tiny.checkpoint(folder)["state_dict"]
+    for name, value in substate(exported, "ema.module.").items():
+        torch.testing.assert_close(state[f"{player}.{name}"], value.float(), rtol=0, atol=1e-6)
+    assert ("learns alone" in capsys.readouterr().out) == (control == "plain_gan")
