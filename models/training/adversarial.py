@@ -175,6 +175,8 @@ class AdversarialModule(ImageModule):
             notes += [f"model.translate_from {start:,} is not below model.budget {budget:,}: translate does nothing"]
         if self.discriminator is not None and self.loaded_card is not None and self.loaded_card.exported is not None:
             notes += [f"an export holds no discriminator: a new one learns alone for {self.schedule.rise:,.0f} images"]
+            if self.images_seen + self.schedule.rise >= budget:
+                notes += ["that is all this run: the images stay as they are; give more model.budget or less warmup"]
         return "\n".join(filter(None, notes)) or None
 
     def spread_due(self, number: int) -> bool:

@@ -125,6 +125,15 @@ def test_stage_2_goes_on_from_an_export_with_a_discriminator_that_learns_alone_f
             assert_equal_states(on[key], whole[key], key)
 
 
+def test_a_run_that_ends_before_the_denoiser_learns_says_so(exports, root, capsys):
+    options = ("--model.vae", str(exports["gan"]), "--ckpt_path", str(exports["gan"]), "--model.warmup_images", "16")
+    for budget, told in ((BUDGET + 2 * BATCH, True), (BUDGET + 3 * BATCH, False)):
+        tiny.run(root, "gan", "--name", f"to_{budget}", "--model.budget", str(budget), *options)
+        assert ("that is all this run: the images stay as they are" in capsys.readouterr().out) == told
+        of_g = tiny.checkpoint(root / f"runs/to_{budget}")["optimizer_states"][1]["state"]
+        assert bool(of_g) != told
+
+
 def test_a_finished_export_asks_for_a_larger_budget(exports, root, capsys):
     folder = tiny.run(root, "vae", "--ckpt_path", str(exports["vae"]))
     assert f"{exports['vae']} has seen 96 of 96 images: a larger --model.budget goes on" in capsys.readouterr().out
