@@ -105,7 +105,8 @@ class AdversarialModule(ImageModule):
         if self.feature_discriminator is not None:
             self.feature_discriminator.follow()
         scenes = self.scenes(batch, SPREAD_DRAWS if spread else 1)  # photographs, p(x|z), draws from it
-        if len(scenes) == 1:  # the images are made once, with a graph for both steps; of several pieces for each step
+        if len(scenes) == 1 and not self.waiting:
+            # The images are made once, with a graph for both steps; of several pieces for each step.
             images = scenes[0].generate()  # (K, B, 3, H, W)
             scenes = [replace(scenes[0], generate=lambda: images)]
         d, g = (Update(self, optimizer) for optimizer in self.optimizers())
