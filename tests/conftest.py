@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from degrain.models.inference.pipeline import load_vae
-from degrain.models.training import curves, device
+from degrain.models.training import adversarial, curves, device
 from degrain.models.vae.latent_prior import Mixture
 from tests import tiny
 
@@ -44,6 +44,12 @@ def bf16_stays() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "cpu_emulates_bf16", lambda: False)
         yield
+
+
+@pytest.fixture
+def small_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the discriminator on features a small frozen network instead of the EfficientNet, which takes seconds."""
+    monkeypatch.setattr(adversarial, "EfficientNetLevels", tiny.Levels)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 import yaml
 from PIL import Image
+from torch import nn
 
 import train
 from degrain.models.core.layers import PyramidConfig
@@ -76,6 +78,24 @@ CONTROLS = {
     "plain_gan": plain_gan_config,
 }
 CONFIGS = {"vae": vae_config, "gan": gan_config, **CONTROLS}
+
+
+class Levels(nn.Module):
+    """Frozen layers with the interface of EfficientNetLevels, always the same, at 1/4 and 1/8 of the side."""
+
+    channels = (4, 6)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(len(name))
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(out, into, stride, stride, generator=generator) / (stride * into**0.5), False)
+            for into, out, stride in ((3, self.channels[0], 4), (*self.channels, 2))
+        )
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        first = F.conv2d(images, self.weights[0], stride=4).tanh()
+        return [first, F.conv2d(first, self.weights[1], stride=2)]
 
 
 def write(path: Path, config: dict[str, Any]) -> Path:

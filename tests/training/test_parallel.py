@@ -200,7 +200,7 @@ PARALLEL = {  # the stage, options of both runs, pieces, and the strategy: losse
 
 
 @pytest.mark.parametrize("case", PARALLEL)
-def test_two_processes_in_pieces_equal_one(root, float64, case):
+def test_two_processes_in_pieces_equal_one(root, float64, small_levels, case):
     stage, options, pieces, strategy = PARALLEL[case]
     one, values = short(root, stage, "one", *options)
     several = ["--trainer.devices=2", f"--trainer.strategy={strategy}", *pieces]
