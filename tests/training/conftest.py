@@ -1,14 +1,43 @@
-"""Folders in which tests of the training make runs of their own."""
+"""Folders in which tests of the training make runs of their own, and a small network of features."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 import wandb
+from torch import Tensor, nn
 
+from degrain.models.evaluation.feature_net import FeatureNet
+from degrain.models.training import evaluator
 from tests.conftest import Trained
 from tests.training.recipes import folder_of_runs
+
+
+class Patches(FeatureNet):
+    """The mean colour of four by four patches; it counts the images that it has seen."""
+
+    name, dimension = "patches", 48
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor, self.seen = nn.Parameter(torch.zeros(())), 0
+
+    def features(self, levels: Tensor) -> Tensor:
+        self.seen += len(levels)
+        return F.adaptive_avg_pool2d(levels.float() / 255, 4).flatten(1)
+
+
+@pytest.fixture
+def net(monkeypatch) -> Patches:
+    """Replace the named network."""
+    net = Patches()
+    assert net.identity.startswith("patches-")
+    net.seen = 0
+    monkeypatch.setattr(evaluator, "feature_nets", lambda *_: [net])
+    return net
 
 
 @pytest.fixture

@@ -10,16 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 import train
 from degrain.data.datamodule import Portraits
 from degrain.models.evaluation import comparison
 from degrain.models.evaluation.distances import kernel_distance
 from degrain.models.evaluation.feature_collector import chosen_numbers
-from degrain.models.evaluation.feature_net import FeatureNet
 from degrain.models.evaluation.image_sets import BUDGETS, METRICS
 from degrain.models.evaluation.report import Findings, Subject
 from degrain.models.evaluation.spectrum import PowerSpectrum, spectrum_gap
@@ -27,36 +25,13 @@ from degrain.models.inference.pipeline import Pipeline, load_pipeline
 from degrain.models.training import evaluator
 from degrain.models.training.values import FinalValues
 from tests import tiny
+from tests.training.conftest import Patches
 
 N, SEEDS, HELD_OUT = 9, 2, 19
 DRAWN = {"vae": ["mean", "sample"], "gan": ["mean", "sample", "denoised"]}
 ROWS = {
     stage: [*rows, *(f"reconstruction_{row}" for row in rows), "photographs", "train"] for stage, rows in DRAWN.items()
 }
-
-
-class Patches(FeatureNet):
-    """The mean colour of four by four patches; it counts the images that it has seen."""
-
-    name, dimension = "patches", 48
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchor, self.seen = nn.Parameter(torch.zeros(())), 0
-
-    def features(self, levels: Tensor) -> Tensor:
-        self.seen += len(levels)
-        return F.adaptive_avg_pool2d(levels.float() / 255, 4).flatten(1)
-
-
-@pytest.fixture
-def net(monkeypatch) -> Patches:
-    """Replace the named network."""
-    net = Patches()
-    assert net.identity.startswith("patches-")
-    net.seen = 0
-    monkeypatch.setattr(evaluator, "feature_nets", lambda *_: [net])
-    return net
 
 
 @pytest.fixture(scope="module")

@@ -56,15 +56,19 @@ def test_a_killed_variant_goes_on_as_if_nothing_had_happened(runs, bare_root, na
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_is_tested_sampled_and_exported_and_the_export_taken_like_a_checkpoint(runs, bare_root, name):
+def test_a_variant_is_tested_sampled_and_exported_and_the_export_taken_like_a_checkpoint(
+    runs, bare_root, request, name
+):
+    # The default network once; for the others, as it takes seconds, the small one.
+    net = "efficientnet-lite0" if name == "vlae" else request.getfixturevalue("net").name
     shutil.copytree(runs[name], bare_root / "runs" / name)
     options = ["--name", name, ONE_VALIDATION, *VARIANTS[name]]
     tested = ["--evaluation.n=8", "--evaluation.seeds=1", f"--evaluation.cache={runs[name].parent}/statistics"]
     tiny.run(bare_root, "vae", *options, *tested, subcommand="test")
     of_checkpoint = metrics(bare_root / "runs" / name)
     _, pipeline = load_pipeline(runs[name] / "last.ckpt")
-    assert f"test/efficientnet-lite0/{pipeline.rows[0]}/kernel" in of_checkpoint
-    assert {f"test/efficientnet-lite0/prior/{prior}/ratio" for prior in pipeline.priors} <= of_checkpoint.keys()
+    assert f"test/{net}/{pipeline.rows[0]}/kernel" in of_checkpoint
+    assert {f"test/{net}/prior/{prior}/ratio" for prior in pipeline.priors} <= of_checkpoint.keys()
     assert (bare_root / "runs" / name / "diagnostics.png").exists()
 
     sample.main([str(runs[name] / "last.ckpt"), "--n", "3", "--export", "e.safetensors", "--out", "a.npz"])
