@@ -222,8 +222,8 @@ def test_statistics_of_real_images_are_kept_under_all_that_they_depend_on(root, 
 # --- several processes
 
 
-def test_two_processes_find_what_one_does(root, net, tmp_path):
-    stage = "gan"  # it has the rows of stage 1, too
+@pytest.mark.parametrize("stage", ["vae", "gan"])
+def test_two_processes_find_what_one_does(root, net, stage, tmp_path):
     evaluated(root, stage)
     one = metrics(root / "runs" / stage)
     parallel = ["--trainer.devices=2", "--trainer.strategy=ddp_fork", f"--evaluation.cache={tmp_path / 'two'}"]

@@ -1,4 +1,4 @@
-"""The presets at 64, 128 and 256 pixels: what they come to, and training steps of both stages by train.py."""
+"""The presets at 64, 128 and 256 pixels: what they come to, and training steps of both stages at 256 by train.py."""
 
 import json
 import math
@@ -28,6 +28,7 @@ NARROW = {
     "vae": ("net.latent=4", "net.encoder.widths=[8,8,16]", "net.decoder.widths=[8,8,16]"),
     "gan": ("denoiser.widths=[8,8,16]", "discriminator.widths=[8,8,16]", "ratio_draws=2", "ratio_images=2"),
 }
+SIZE = 256
 STEPS, BATCH = 2, 2  # a residual block ends in a zero convolution: the one before it moves in the second step
 
 
@@ -58,7 +59,7 @@ def run(root: Path, stage: str, size: int, *options: str) -> dict[str, Any]:
     options += tuple(f"--data.{n}={v}" for n, v in zip(("root", "cache", "size", "batch_size"), data, strict=True))
     options += tuple(f"--model.{setting}" for setting in NARROW[stage])
     legs = (f"--model.budget={STEPS * BATCH}", f"--model.validate_every={STEPS * BATCH}", "--data.num_workers=0")
-    legs += ("--trainer.precision=32-true",)  # bf16 is slow where it is emulated
+    legs += ("--trainer.precision=32-true",)  # bf16 is slow where a processor emulates it
     here = (f"--runs={root}/runs", f"--name={stage}", "--wandb=off", "--trainer.accelerator=cpu", "--trainer.devices=1")
     train.main([*command("base", stage), *options, *legs, *here])
     return tiny.checkpoint(root / "runs" / stage)
@@ -73,10 +74,9 @@ def assert_all_learned(optimizer: dict[str, Any], but: int = 0) -> None:
 
 
 def test_both_stages_train_at_the_largest_size(tmp_path):
-    size = 256
-    vae = run(tmp_path, "vae", size)
+    vae = run(tmp_path, "vae", SIZE)
     stage_1 = f"{tmp_path}/runs/vae/last.ckpt"
-    gan = run(tmp_path, "gan", size, f"--model.vae={stage_1}")
+    gan = run(tmp_path, "gan", SIZE, f"--model.vae={stage_1}")
     (of_the_vae,), (of_d, of_g) = vae["optimizer_states"], gan["optimizer_states"]
     assert_all_learned(of_the_vae)
     assert_all_learned(of_g)
@@ -90,8 +90,8 @@ def test_both_stages_train_at_the_largest_size(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)  # stage 1 is frozen
     card, pipeline = load_pipeline(tmp_path / "runs/gan/last.ckpt")
     rows = pipeline.draw(0, range(2))
-    assert card.size == size and tuple(rows) == ROWS
-    assert all(images.shape == (2, 3, size, size) and images.isfinite().all() for images in rows.values())
+    assert card.size == SIZE and tuple(rows) == ROWS
+    assert all(images.shape == (2, 3, SIZE, SIZE) and images.isfinite().all() for images in rows.values())
 
 
 def test_memory_of_an_image_is_told_only_if_it_shows():
