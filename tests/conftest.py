@@ -3,15 +3,21 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from degrain.models.inference.pipeline import load_vae
 from degrain.models.training import adversarial, curves, device
 from degrain.models.vae.latent_prior import Mixture
 from tests import tiny
+
+DRAW = Figure.savefig
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,36 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_curves() -> Iterator[None]:
-    """Leave an empty curves.png instead of a drawn one, which takes as long as a tiny training does."""
+def quick_pictures() -> Iterator[None]:
+    """Draw each kind of figure once in each process, no curves, and compress PNGs little.
+
+    Each takes as long as a tiny training does.
+    """
+    known, save = set(), Image.SAVE["PNG"]
+
+    def drawn_once(figure: Figure, file: Path | BytesIO, **options: Any) -> None:
+        kind = file.name.lstrip(".0123456789-") if isinstance(file, Path) else "a page's"
+        if kind in known:
+            Image.new("RGB", (1, 1)).save(file, "png")
+        else:
+            known.add(kind)
+            DRAW(figure, file, **options)
+
+    def little_compressed(image: Image.Image, *rest: Any, **options: Any) -> None:
+        image.encoderinfo |= {"compress_level": 1, "optimize": False}
+        save(image, *rest, **options)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", drawn_once)
         patch.setattr(curves, "draw_curves", lambda rows, path: path.write_bytes(b""))
+        patch.setitem(Image.SAVE, "PNG", little_compressed)
         yield
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw every figure."""
+    monkeypatch.setattr(Figure, "savefig", DRAW)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """The Lightning CLI of train.py: the folder of a run, the checkpoint that it goes on from, its seed and callbacks."""
 
+import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from pydoc import locate
@@ -64,6 +65,7 @@ class CLI(LightningCLI):
     state: dict[str, Tensor]
 
     def __init__(self, args: list[str] | None = None) -> None:
+        self.line = sys.argv[1:] if args is None else args
         with ExitStack() as self.claim:
             super().__init__(
                 LightningModule,
@@ -102,9 +104,10 @@ class CLI(LightningCLI):
         )
         parser.link_arguments("data.init_args.size", "model.init_args.size")
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
+    def subcommands(self) -> dict[str, set[str]]:
+        """Return the subcommands, or only that with which the command line begins: each parser takes time to build."""
+        ours = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
+        return {name: skipped for name, skipped in ours.items() if self.line[:1] == [name]} or ours
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)

@@ -22,7 +22,7 @@ def root(trained, tmp_path_factory):
     return copy
 
 
-def test_a_test_prints_and_writes_diagnostics(root, capsys):
+def test_a_test_prints_and_writes_diagnostics(root, capsys, figures):
     folder = tiny.run(root, "vae", subcommand="test")
     table = (folder / "table.txt").read_text()
     assert table.strip() in capsys.readouterr().out

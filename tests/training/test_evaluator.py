@@ -65,7 +65,7 @@ def test_a_plain_gan_has_one_row_of_draws_and_no_ladder(root, net):
 
 
 @pytest.mark.parametrize("stage", ["vae", "gan"])
-def test_a_test_writes_rows_a_budget_a_ladder_and_pictures(root, net, capsys, stage):
+def test_a_test_writes_rows_a_budget_a_ladder_and_pictures(root, net, capsys, figures, stage):
     folder = evaluated(root, stage)
     values, table = metrics(folder), (folder / "table.txt").read_text()
     page = html.unescape((folder / "report.html").read_text())
