@@ -6,6 +6,7 @@ import sys
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any, NoReturn
@@ -110,8 +111,9 @@ def arguments(cls: type) -> list[str]:
     return list(option_names(class_parser(cls)))
 
 
+@cache
 def class_parser(cls: type) -> ArgumentParser:
-    """Return a parser of a class's arguments."""
+    """Return a parser of a class's arguments, to be read, not changed."""
     parser = ArgumentParser(add_help=False)
     parser.add_class_arguments(cls, fail_untyped=False)
     return parser

@@ -42,16 +42,17 @@ def template(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="package", autouse=True)
 def one_parser() -> Iterator[None]:
-    """Make the parser of train.py once: it is the same for every command line, and half of a case's time."""
-    made: dict[str, Any] = {}
+    """Make the parser of each subcommand once: it is the same for every command line, and half of a case's time."""
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
     set_up = CLI.setup_parser
 
     def set_up_once(self: CLI, *args: Any) -> None:
-        if not made:
+        key = tuple(self.subcommands())
+        if key not in made:
             before = set(vars(self))
             set_up(self, *args)
-            made.update({name: value for name, value in vars(self).items() if name not in before})
-        vars(self).update(made)
+            made[key] = {name: value for name, value in vars(self).items() if name not in before}
+        vars(self).update(made[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CLI, "setup_parser", set_up_once)
