@@ -3,21 +3,16 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
 from degrain.models.inference.pipeline import load_vae
-from degrain.models.training import adversarial, curves, device
+from degrain.models.training import adversarial, device
 from degrain.models.vae.latent_prior import Mixture
-from tests import tiny
-
-DRAW = Figure.savefig
+from tests import quick, tiny
 
 
 @dataclass(frozen=True)
@@ -38,35 +33,15 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures() -> Iterator[None]:
-    """Draw each kind of figure once in each process, no curves, and compress PNGs little.
-
-    Each takes as long as a tiny training does.
-    """
-    known, save = set(), Image.SAVE["PNG"]
-
-    def drawn_once(figure: Figure, file: Path | BytesIO, **options: Any) -> None:
-        kind = file.name.lstrip(".0123456789-") if isinstance(file, Path) else "a page's"
-        if kind in known:
-            Image.new("RGB", (1, 1)).save(file, "png")
-        else:
-            known.add(kind)
-            DRAW(figure, file, **options)
-
-    def little_compressed(image: Image.Image, *rest: Any, **options: Any) -> None:
-        image.encoderinfo |= {"compress_level": 1, "optimize": False}
-        save(image, *rest, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", drawn_once)
-        patch.setattr(curves, "draw_curves", lambda rows, path: path.write_bytes(b""))
-        patch.setitem(Image.SAVE, "PNG", little_compressed)
+    """Draw little, in every test that does not ask for `figures`."""
+    with quick.pictures():
         yield
 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw every figure."""
-    monkeypatch.setattr(Figure, "savefig", DRAW)
+    monkeypatch.setattr(Figure, "savefig", quick.DRAW)
 
 
 @pytest.fixture(scope="session", autouse=True)

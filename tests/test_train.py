@@ -163,7 +163,8 @@ def test_a_sigkill_loses_nothing(trained, root, case):
     options += ["--wandb", "offline"] if where == "validation" else []
     if where == "validation":  # in a process of its own that wandb knows nothing of; the others are forked, in no time
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-        command = [sys.executable, "train.py", "fit", "-c", config, *options]
+        quickly = "import sys, train; from tests import quick\nwith quick.pictures(): train.main(sys.argv[1:])"
+        command = [sys.executable, "-c", quickly, "fit", "-c", config, *options]
         code = subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}).returncode
     else:
         killed = get_context("fork").Process(target=train.main, args=(["fit", "-c", str(config), *options],))
