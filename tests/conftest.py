@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from degrain.models.inference.pipeline import load_vae
 from degrain.models.training import adversarial, device
+from degrain.models.training.cli import CLI
 from degrain.models.vae.latent_prior import Mixture
 from tests import quick, tiny
 
@@ -42,6 +44,25 @@ def quick_pictures() -> Iterator[None]:
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw every figure."""
     monkeypatch.setattr(Figure, "savefig", quick.DRAW)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_parser() -> Iterator[None]:
+    """Make the parser of each subcommand once: it is the same for every command line, and a tenth of a second."""
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
+    set_up = CLI.setup_parser
+
+    def set_up_once(self: CLI, *args: Any) -> None:
+        key = tuple(self.subcommands())
+        if key not in made:
+            before = set(vars(self))
+            set_up(self, *args)
+            made[key] = {name: value for name, value in vars(self).items() if name not in before}
+        vars(self).update(made[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CLI, "setup_parser", set_up_once)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

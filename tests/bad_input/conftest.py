@@ -1,15 +1,12 @@
 """The folder of a user who makes mistakes."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import sample
 from degrain.data.celeba import IMAGES, PARTITION
-from degrain.models.training.cli import CLI
 from tests import tiny
 from tests.bad_input.cases import photograph
 from tests.conftest import Trained
@@ -38,25 +35,6 @@ def template(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
         data = {"class_path": f"degrain.data.datamodule.{kind}", "init_args": options}
         tiny.write(home / f"{name}.yaml", tiny.vae_config(Path()) | {"name": name, "data": data})
     return home
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_parser() -> Iterator[None]:
-    """Make the parser of each subcommand once: it is the same for every command line, and half of a case's time."""
-    made: dict[tuple[str, ...], dict[str, Any]] = {}
-    set_up = CLI.setup_parser
-
-    def set_up_once(self: CLI, *args: Any) -> None:
-        key = tuple(self.subcommands())
-        if key not in made:
-            before = set(vars(self))
-            set_up(self, *args)
-            made[key] = {name: value for name, value in vars(self).items() if name not in before}
-        vars(self).update(made[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CLI, "setup_parser", set_up_once)
-        yield
 
 
 @pytest.fixture
