@@ -10,6 +10,7 @@ import degrain.data.gaussian
 import degrain.data.stacked_mnist
 import degrain.models.toys
 import degrain.models.training
+import train
 from degrain.models.core.command_line import nearest
 from degrain.models.training.cli import CLI
 from degrain.models.training.parser import arguments
@@ -137,3 +138,20 @@ def test_the_threads_are_said_and_a_run_that_is_gone_on_with_names_its_own(tmp_p
     assert "the run had 2, and results now differ in their last bits; --threads 2 keeps" in capsys.readouterr().out
     assert "must be from 1 to 1024" in tiny.fit_error(capsys, tmp_path / "vae.yaml", "--name", "x", "--threads", "0")
     assert not (tmp_path / "runs/x").exists()
+
+
+ALL = ["fit", "validate", "test"]
+PARSERS = {"fit": ["fit"], "test -c fit": ["test"], "": ALL, "--help": ALL, "tset": ALL, "--config c.yaml fit": ALL}
+
+
+@pytest.mark.parametrize("line", PARSERS)
+def test_a_line_that_begins_with_a_subcommand_has_its_parser_alone(line):
+    cli = CLI.__new__(CLI)
+    cli.line = line.split()
+    assert list(cli.subcommands()) == PARSERS[line]
+
+
+@pytest.mark.parametrize("word", ["tset", "predict"])
+def test_a_wrong_subcommand_is_told_all_right_ones(capsys, word):
+    said = tiny.error_of(capsys, lambda: train.main([word, "-c", "c.yaml"]))
+    assert "invalid choice" in said and word in said and all(right in said for right in ALL)
