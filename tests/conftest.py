@@ -48,7 +48,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_parser() -> Iterator[None]:
-    """Make the parser of each subcommand once: it is the same for every command line, and a tenth of a second."""
+    """Build the parser of each subcommand once: the same for every command line, it takes a tenth of a second."""
     made: dict[tuple[str, ...], dict[str, Any]] = {}
     set_up = CLI.setup_parser
 
