@@ -83,7 +83,8 @@ def planned(options: Options, card: Card, networks: Pipeline | PlainPipeline) ->
         photographs = read_photographs(options.images, trained_crop(card), card.size, n, quiet)
         n = len(photographs)
     n = n or DRAWS.get("".join(options.modes), 64)
-    sources = Sources(networks, seeds, n, options.prior, options.temperature, options.noise, photographs)
+    how = options.prior, options.temperature, options.noise, options.best_of
+    sources = Sources(networks, seeds, n, *how, photographs)
     sources.codes([0])  # refuses what the networks do not take
     steps = options.steps or STEPS
     if options.variations is not None:

@@ -123,6 +123,7 @@ class Model:
         prior: PriorName | None = None,
         temperature: float = 1,
         noise: float = 1,
+        best_of: int = 1,
         batch_size: int = 32,
     ) -> Images:
         """Draw images `first` to `first + n - 1` of a seed: those of sample.py, bit for bit with its batch size.
@@ -134,6 +135,7 @@ class Model:
             prior: of z, one of `priors`; by default the best.
             temperature: scale of z around the prior's mean.
             noise: scale of the noise of the pixels; a plain GAN has none.
+            best_of: K; choose the z of each image among K by how clear its mean stands beside its std.
             batch_size: images computed at once.
 
         Raises:
@@ -141,16 +143,23 @@ class Model:
         """
 
         def rows(numbers: range) -> dict[str, Tensor]:
-            return self.networks.draw(seed, numbers, prior, temperature, noise)
+            return self.networks.draw(seed, numbers, prior, temperature=temperature, noise=noise, best_of=best_of)
 
         return in_batches(rows, n, first, batch_size)
 
     def codes(
-        self, n: int, seed: int = 0, *, first: int = 0, prior: PriorName | None = None, temperature: float = 1
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        first: int = 0,
+        prior: PriorName | None = None,
+        temperature: float = 1,
+        best_of: int = 1,
     ) -> Tensor:
         """Return the codes z (n, D) of the images that `sample` draws for the same arguments."""
         numbers = range(natural(first, "first"), first + natural(n, "n"))
-        return self.networks.codes(seed, numbers, prior, temperature).z.clone()  # see in_batches
+        return self.networks.codes(seed, numbers, prior, temperature, best_of=best_of).z.clone()  # see in_batches
 
     def encode(self, photographs: Photographs, *, crop: Crop | None = None) -> Posterior:
         """Return q(z|x): mean and std (B, D), and `sample(noise)`; with a flow its `base` has them, before the flow."""
@@ -192,7 +201,7 @@ class Model:
         check_tensor("mean of p", p.mean, ("B", 3, self.size, self.size), self._weight)
         if draw is None:
             numbers = range(natural(first, "first"), first + len(p.mean))
-            noise = pipeline.noises(seed, pipeline.image_numbers(numbers), DRAW_STREAMS)[1]
+            noise = pipeline.pixel_noise(seed, pipeline.image_numbers(numbers), DRAW_STREAMS[1])
         else:
             check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
             check_finite("draw", draw)
@@ -235,19 +244,15 @@ class Model:
         crop: Crop | None = None,
         batch_size: int = 8,
     ) -> Images:
-        """Denoise each image with several noises: do they differ where the decoder's std is large?
+        """Return rows `mean`, `denoised 1` to `denoised COUNT`, one for each noise, `std of denoised` and `std`.
 
         Args:
             n: number of draws, those of `sample`.
             seed: 0 or more.
-            photographs: instead of n: to reconstruct, as `reconstruct` does.
+            photographs: instead of n: to reconstruct, as `reconstruct` does, with their `crop`.
             count: number of noises, at least 2.
             first: number of the first image.
-            crop: of the photographs.
             batch_size: images computed at once, with all their noises.
-
-        Returns:
-            Rows `mean`, `denoised 1` to `denoised COUNT`, `std of denoised` and `std`.
 
         Raises:
             InputError: an argument out of range, or the model has no denoiser.

@@ -92,6 +92,16 @@ def test_temperature_and_noise_are_apart(trained, pipeline):
     assert_alike(images, to_uint8(pipeline.draw(0, range(2), temperature=0.5, noise=2)["sample"]))
 
 
+def test_best_of_chooses_draws_for_every_mode(trained, pipeline):
+    want = pipeline.draw(0, range(4), best_of=3)
+    options = ("--best_of", "3", "--row", "mean", "--n", "4")
+    for size in ("1", "3"):
+        assert_alike(run(trained, "a.npz", *options, "--batch_size", size), to_uint8(want["mean"]))
+    assert_alike(run(trained, "v.npz", *options, "--variations", "2"), to_uint8(want["mean"]))
+    path = run(trained, "p.npz", *options, "--interpolate", "true", "--steps", "2")
+    assert_alike(path[[0, 1, 3, 5]], to_uint8(want["mean"]))
+
+
 # --- variations
 
 

@@ -7,16 +7,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor
 
 from degrain.models.core.errors import InputError
-from degrain.models.core.randomness import noise_of_images, shown
+from degrain.models.core.gaussian import Gaussian
+from degrain.models.core.randomness import natural, noise_of_images, shown
 from degrain.models.vae.latent_prior import LatentPrior
 from degrain.models.vae.network import VAE
 
 MOST_SCALE = 1_000
 """Largest scale of noise, and farthest position of a latent in std: far beyond what a network was trained on."""
+
+MOST_CANDIDATES = 1_000
+"""Most draws of which one is chosen."""
 
 INFORMATION_STREAMS = (6, 7)
 """Noise streams of an image: two draws of its z, for `information`."""
@@ -136,6 +140,49 @@ def information(vae: VAE, images: Iterable[Tensor]) -> Tensor:
     centred = z - rearrange(z, "k n d -> (k n) d").mean(0)
     between = (centred[0] * centred[1]).mean(0).clamp(min=0)
     return 0.5 * (1 + between / within.clamp(min=1e-12)).log()
+
+
+def candidates(numbers: Tensor, count: int) -> Tensor:
+    """Return the numbers of K = `count` draws of which each image is chosen, K i to K i + K - 1 of image i: (B K,).
+
+    Raises:
+        InputError: a count that is no integer from 1 to MOST_CANDIDATES, or a number of a draw of 2^63 or more.
+    """
+    if not 1 <= natural(count, "best_of") <= MOST_CANDIDATES:
+        raise InputError(f"best_of {shown(count)}: must be from 1 to {MOST_CANDIDATES:,}")
+    last = int(numbers.max())
+    if count * (last + 1) > 2**63:
+        raise InputError(f"number of an image {last}: must be below 2^63 / {count}, with best_of {count}")
+    return (count * numbers[:, None] + torch.arange(count, device=numbers.device)).flatten()
+
+
+def clearest(vae: VAE, z: Tensor, count: int) -> Tensor:
+    """Return the code of largest `clarity` of each K = `count` in a row: (B K, D) -> (B, D).
+
+    Products are in float32, also of a pipeline in bf16, so that the choice does not depend on the batch.
+
+    Raises:
+        InputError: several codes, and a decoder whose std does not depend on z.
+    """
+    if count == 1:
+        return z
+    if vae.config.std != "pixel" or vae.pixel_by_pixel:
+        raise InputError(f"best_of {count}: chooses by the std that each pixel has given z, and here it has none")
+    choices = rearrange(z, "(b k) d -> b k d", k=count)
+    found = torch.cat([clarity(vae.decode(some)) for some in z.split(len(choices))])
+    return choices[range(len(choices)), rearrange(found, "(b k) -> b k", k=count).argmax(1)]
+
+
+def clarity(p: Gaussian) -> Tensor:
+    """Return by how many std neighbouring pixels of the mean differ, down and across together, on average, (B,).
+
+    Of the middle of an image, half of each side: there a face is, and around it what a code need not tell.
+    """
+    edge = p.mean.shape[-1] // 4
+    mean, std = (image[..., edge:-edge, edge:-edge] for image in (p.mean, p.std))
+    corner = mean[..., :-1, :-1]
+    steps = (mean[..., 1:, :-1] - corner).abs() + (mean[..., :-1, 1:] - corner).abs()
+    return reduce(steps / std[..., :-1, :-1], "b c h w -> b", "mean")
 
 
 def checked_scale(name: str, value: float) -> float:

@@ -36,6 +36,7 @@ class Sources:
         prior: that draws come from, by default the best.
         temperature: scale of z around its mean.
         noise: scale of the noise of the pixels.
+        best_of: draws of which each is chosen.
         photographs: (n, 3, H, W) uint8; None for draws.
     """
 
@@ -45,6 +46,7 @@ class Sources:
     prior: PriorName | None = None
     temperature: float = 1
     noise: float = 1
+    best_of: int = 1
     photographs: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -65,7 +67,7 @@ class Sources:
         scales, parts = (self.temperature, self.noise), []
         for seed, numbers in self.by_seed(sources):
             if self.photographs is None:
-                parts.append(self.networks.codes(seed, numbers, self.prior, *scales))
+                parts.append(self.networks.codes(seed, numbers, self.prior, *scales, self.best_of))
             else:
                 parts.append(self.networks.codes_of(seed, numbers, self.images(numbers), *scales))
         return Codes.joined(parts)
@@ -132,8 +134,8 @@ def varied(sources: Sources, count: int) -> Plan:
         parts = []
         for seed, own in sources.by_seed(numbers):
             x = None if sources.photographs is None else sources.images(own)
-            scales = sources.prior, sources.temperature, sources.noise
-            parts.append(variations(sources.networks, seed, own, count, x, *scales))
+            how = sources.prior, sources.temperature, sources.noise, sources.best_of
+            parts.append(variations(sources.networks, seed, own, count, x, *how))
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return sources.with_photographs(numbers, rows)
 

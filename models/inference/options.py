@@ -43,6 +43,7 @@ class Options:
             `learned`, a mixture; `diffusion`; by default the best, or the flow.
         temperature: scale of z around the mean of q(z), with --images of its noise.
         noise: scale of the noise of the pixels.
+        best_of: K; choose each draw of K by how clear its mean stands beside its std: more whole faces, less variety.
         columns: pictures in a line of a panel, by default 16, or the steps.
         scale: enlarge each pixel to so many; by default panels and animations to 96 pixels or more.
         labels: whether a panel has the rows' names and the scale of the std.
@@ -72,6 +73,7 @@ class Options:
     prior: PriorName | None = None
     temperature: float = 1.0
     noise: float = 1.0
+    best_of: int = 1
     columns: int | None = None
     scale: int | None = None
     labels: bool = True
@@ -161,6 +163,10 @@ class Options:
         yield (
             self.images is not None and self.prior is not None,
             f"--prior {self.prior} with --images: their z comes from q(z|x); leave one of them out",
+        )
+        yield (
+            self.images is not None and self.best_of != 1,
+            f"--best_of {self.best_of} with --images: it chooses among draws; leave one of them out",
         )
 
     def explore_errors(self) -> Iterator[tuple[bool, str]]:

@@ -17,7 +17,7 @@ from degrain.models.core.randomness import image_numbers, noise_of_images, shown
 from degrain.models.gan.denoiser import Denoiser
 from degrain.models.gan.generator import Generator, GeneratorConfig
 from degrain.models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
-from degrain.models.inference.codes import Codes, checked_scale
+from degrain.models.inference.codes import Codes, candidates, checked_scale, clearest
 from degrain.models.vae.latent_prior import LatentPrior, PriorName
 from degrain.models.vae.network import VAE
 
@@ -75,14 +75,13 @@ class Networks(nn.Module):
         return self.bf16 and next(self.parameters()).device.type == "cpu" and cpu_emulates_bf16()
 
     @torch.inference_mode()
-    def draw(
-        self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
-    ) -> dict[str, Tensor]:
-        """Draw images `numbers` of a seed: the rows of `render`, for the codes that `codes` returns, with its errors.
+    def draw(self, seed: int, numbers: Numbers, prior: PriorName | None = None, **how: float) -> dict[str, Tensor]:
+        """Draw images `numbers` of a seed: the rows of `render`, for the codes that `codes` returns, whose arguments
+        and errors it has.
 
         Both noises of image i are functions of (seed, i), for every batch size, and on every device but for last bits.
         """
-        return self.render(*self.codes(seed, numbers, prior, temperature, noise))
+        return self.render(*self.codes(seed, numbers, prior, **how))
 
 
 class Pipeline(Networks):
@@ -142,7 +141,13 @@ class Pipeline(Networks):
 
     @torch.no_grad()
     def codes(
-        self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
+        self,
+        seed: int,
+        numbers: Numbers,
+        prior: PriorName | None = None,
+        temperature: float = 1,
+        noise: float = 1,
+        best_of: int = 1,
     ) -> Codes:
         """Draw the codes of images `numbers` of a seed from the prior.
 
@@ -152,16 +157,18 @@ class Pipeline(Networks):
             prior: one of `self.priors`, by default the best.
             temperature: scale of z around the prior's mean: 0 for N(0, I), that of q(z) for all others.
             noise: scale of the noise of the pixels.
+            best_of: K; image i has that code of images K i to K i + K - 1 whose mean stands clearest, see `clearest`.
 
         Raises:
-            InputError: another seed or prior, no numbers of images, or a negative scale.
+            InputError: another seed or prior, no numbers of images, a negative scale, or no K that `clearest` takes.
         """
-        name = self.prior.checked(prior)
-        latent, pixels = self.noises(seed, self.image_numbers(numbers), DRAW_STREAMS)
+        name, numbers = self.prior.checked(prior), self.image_numbers(numbers)
+        latent = self.latent_noise(seed, candidates(numbers, best_of), DRAW_STREAMS[0])
         z = self.prior(latent.to(self.prior.mean), name)
         centre = self.prior.mean * (name != "standard")
-        z = torch.lerp(centre.expand_as(z), z, checked_scale("temperature", temperature))
-        return Codes(z.float(), checked_scale("noise", noise) * pixels)
+        z = torch.lerp(centre.expand_as(z), z, checked_scale("temperature", temperature)).float()
+        pixels = checked_scale("noise", noise) * self.pixel_noise(seed, numbers, DRAW_STREAMS[1])
+        return Codes(clearest(self.vae, z, best_of), pixels)
 
     @torch.no_grad()
     def codes_of(self, seed: int, numbers: Numbers, x: Tensor, temperature: float = 1, noise: float = 1) -> Codes:
@@ -179,9 +186,9 @@ class Pipeline(Networks):
         if len(numbers) != len(x):
             given = f"{shown(numbers.tolist())}: {len(numbers)}"
             raise InputError(f"numbers {given} for {len(x)} photographs; give one for each")
-        latent, pixels = self.noises(seed, numbers, PHOTOGRAPH_STREAMS)
-        z = q.sample(checked_scale("temperature", temperature) * latent)
-        return Codes(z, checked_scale("noise", noise) * pixels)
+        latent, pixels = PHOTOGRAPH_STREAMS
+        z = q.sample(checked_scale("temperature", temperature) * self.latent_noise(seed, numbers, latent))
+        return Codes(z, checked_scale("noise", noise) * self.pixel_noise(seed, numbers, pixels))
 
     @torch.inference_mode()
     def reconstruct(
@@ -197,10 +204,13 @@ class Pipeline(Networks):
         """Return numbers of images (B,) on the device of the networks."""
         return image_numbers(numbers, self.prior.mean.device)
 
-    def noises(self, seed: int, numbers: Tensor, streams: tuple[int, int]) -> list[Tensor]:
-        """Return standard normal noise of the latents (B, D) and of the pixels (B, 3, H, W)."""
-        shapes = (self.vae.config.latent,), (3, self.vae.size, self.vae.size)
-        return [noise_of_images(seed, numbers, *of) for of in zip(streams, shapes, strict=True)]
+    def latent_noise(self, seed: int, numbers: Tensor, stream: int) -> Tensor:
+        """Return standard normal noise of the latents, (B, D)."""
+        return noise_of_images(seed, numbers, stream, (self.vae.config.latent,))
+
+    def pixel_noise(self, seed: int, numbers: Tensor, stream: int) -> Tensor:
+        """Return standard normal noise of the pixels, (B, 3, H, W)."""
+        return noise_of_images(seed, numbers, stream, (3, self.vae.size, self.vae.size))
 
 
 class PlainPipeline(Networks):
@@ -221,10 +231,18 @@ class PlainPipeline(Networks):
 
     @torch.no_grad()
     def codes(
-        self, seed: int, numbers: Numbers, prior: PriorName | None = None, temperature: float = 1, noise: float = 1
+        self,
+        seed: int,
+        numbers: Numbers,
+        prior: PriorName | None = None,
+        temperature: float = 1,
+        noise: float = 1,
+        best_of: int = 1,
     ) -> Codes:
         """Draw the codes of images `numbers`, as `Pipeline.codes`; the noise of image i is a function of (seed, i)."""
         self.check_prior(prior)
+        if best_of != 1:
+            raise InputError(f"best_of {shown(best_of)}: a plain GAN has no std to choose by; leave it out")
         if noise != 1:
             raise InputError(f"noise {shown(noise)}: a plain GAN has no noise of the pixels; leave it out")
         numbers = image_numbers(numbers, next(self.generator.parameters()).device)

@@ -22,6 +22,7 @@ def variations(
     prior: PriorName | None = None,
     temperature: float = 1,
     noise: float = 1,
+    best_of: int = 1,
 ) -> dict[str, Tensor]:
     """Denoise images `numbers` of a seed with K = `count` different noises of the pixels each.
 
@@ -35,7 +36,7 @@ def variations(
     """
     check_variations(pipeline, count)
     if x is None:
-        z, _ = pipeline.codes(seed, numbers, prior, temperature, noise)
+        z, _ = pipeline.codes(seed, numbers, prior, temperature, noise, best_of)
     else:
         z, _ = pipeline.codes_of(seed, numbers, x, temperature, noise)
     shape = (count, 3, pipeline.vae.size, pipeline.vae.size)

@@ -108,7 +108,8 @@ def test_a_pixel_vae_samples_and_reconstructs():
 def test_encode_decode_and_denoise_are_the_steps_of_reconstruct(model):
     x = photographs(32, 3)
     whole, q = model.reconstruct(x, seed=2), model.encode(x)
-    latent, noise = model.networks.noises(2, torch.arange(3), (2, 3))
+    numbers = torch.arange(3)
+    latent, noise = model.networks.latent_noise(2, numbers, 2), model.networks.pixel_noise(2, numbers, 3)
     p = model.decode(q.sample(latent))
     assert torch.equal(whole.photograph, x)
     assert torch.equal(whole.mean, p.mean) and torch.equal(whole.std, p.std)
@@ -142,6 +143,12 @@ def test_variations_share_z_and_mean(model):
     x = photographs(32, 3)
     of_photographs = model.variations(photographs=x, seed=2, count=2, batch_size=2)
     torch.testing.assert_close(of_photographs.mean, model.reconstruct(x, seed=2).mean, atol=1e-5, rtol=0)
+
+
+def test_best_of_chooses_the_z_of_each_image(model):
+    z, best = model.codes(6, seed=5), model.codes(2, seed=5, best_of=3)
+    assert all(any(torch.equal(best[i], z[3 * i + k]) for k in range(3)) for i in range(2))
+    torch.testing.assert_close(model.sample(2, seed=5, best_of=3).mean, model.decode(best).mean)
 
 
 def test_temperature_and_noise_are_scales(model):
@@ -228,6 +235,7 @@ CALLS: dict[str, tuple[Callable[[degrain.Model], Any], str]] = {
     "variations of both": (lambda m: m.variations(1, photographs=photographs(32)), "variations: give either n, of dr"),
     "no codes": (lambda m: m.codes(0), "numbers range(0, 0): give several numbers of images"),
     "temperature": (lambda m: m.sample(1, temperature=-1), "temperature -1: must be"),
+    "best of none": (lambda m: m.sample(1, best_of=0), "best_of 0: must be from 1 to 1,000"),
     "noise": (lambda m: m.reconstruct(photographs(32), noise="loud"), "noise 'loud': must be"),
     "other photographs": (lambda m: m.encode(torch.zeros(2, 32, 32, 3)), "images (2, 32, 32, 3): a tensor must be"),
     "fewer after": (lambda m: m.reconstruct(photographs(32), first=-1), "first -1: must be an integer"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from degrain.models.core.errors import InputError
+from degrain.models.core.gaussian import Gaussian
 from degrain.models.gan.generator import Generator, GeneratorConfig
-from degrain.models.inference.codes import Codes, information, interpolate, spherical, traverse
+from degrain.models.inference.codes import Codes, clarity, information, interpolate, spherical, traverse
 from degrain.models.inference.pipeline import Pipeline, PlainPipeline
 from degrain.models.inference.variations import variations
 from degrain.models.vae.latent_prior import Mixture
@@ -51,6 +52,63 @@ def test_temperature_scales_z_around_the_posterior_of_a_photograph(pipeline):
     assert torch.equal(pipeline.codes_of(0, range(2), x, temperature=0).z, q.mean)
     z = pipeline.codes_of(0, range(2), x).z
     torch.testing.assert_close(pipeline.codes_of(0, range(2), x, temperature=2).z - q.mean, 2 * (z - q.mean))
+
+
+def test_best_of_draws_that_code_of_several_whose_mean_stands_clearest_beside_its_std(pipeline):
+    whole, chosen = pipeline.codes(3, range(12), temperature=2), pipeline.codes(3, range(4), temperature=2, best_of=3)
+    p = pipeline.vae.decode(whole.z)
+    mean, std = p.mean[:, :, 8:24, 8:24], p.std[:, :, 8:24, 8:24]
+    down, across = mean.diff(dim=2).abs()[..., :-1], mean.diff(dim=3).abs()[:, :, :-1]
+    clarity = ((down + across) / std[:, :, :-1, :-1]).flatten(1).mean(1)
+    best = [max(range(3 * i, 3 * i + 3), key=clarity.tolist().__getitem__) for i in range(4)]
+    assert len({number % 3 for number in best}) > 1
+    torch.testing.assert_close(chosen.z, whole.z[best])
+    assert torch.equal(chosen.noise, whole.noise[:4])
+    alone = Codes.joined([pipeline.codes(3, [i], temperature=2, best_of=3) for i in (2, 0)])
+    torch.testing.assert_close(alone.z, whole.z[[best[2], best[0]]])
+    assert torch.equal(pipeline.codes(3, range(4), best_of=1).z, pipeline.codes(3, range(4)).z)
+    drawn = pipeline.draw(3, range(2), temperature=2, best_of=3)
+    assert torch.equal(drawn["mean"], variations(pipeline, 3, range(2), 2, temperature=2, best_of=3)["mean"])
+    torch.testing.assert_close(drawn["mean"], pipeline.vae.decode(whole.z[best[:2]]).mean)
+
+
+def test_best_of_chooses_alike_in_bf16(pipeline):
+    want = pipeline.codes(5, range(8), best_of=4).z
+    pipeline.bf16 = True
+    try:
+        torch.testing.assert_close(pipeline.codes(5, range(8), best_of=4).z, want)
+    finally:
+        pipeline.bf16 = False
+
+
+def test_clarity_is_of_the_middle_in_units_of_the_std():
+    mean = torch.zeros(2, 3, 32, 32)
+    mean[0] = torch.arange(32) * 0.01  # across; down it is flat
+    mean[1, :, :8] = torch.rand(3, 8, 32)  # above the middle
+    std = torch.full_like(mean, 0.05)
+    torch.testing.assert_close(clarity(Gaussian(mean, std.log())), torch.tensor([0.2, 0.0]))
+
+
+@pytest.mark.parametrize("std", ["shared", "fixed"])
+def test_best_of_needs_a_std_that_depends_on_z(std):
+    pipeline = small_pipeline(False, std)
+    with pytest.raises(InputError, match="^best_of 2: chooses by the std that each pixel has given z"):
+        pipeline.codes(0, range(2), best_of=2)
+    assert pipeline.codes(0, range(2), best_of=1).z.shape == (2, 5)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, None, 1001])
+def test_best_of_is_a_number_of_draws(pipeline, count):
+    with pytest.raises(InputError, match=f"^best_of {count}: must be "):
+        pipeline.codes(0, range(2), best_of=count)
+
+
+def test_best_of_draws_have_numbers_of_63_bits(pipeline):
+    last = 2**62 - 1  # of two: 2^63 - 2 and 2^63 - 1
+    one = pipeline.codes(0, [last], best_of=2).z
+    assert any(torch.equal(one, pipeline.codes(0, [2**63 - number]).z) for number in (1, 2))
+    with pytest.raises(InputError, match=f"^number of an image {2**62}: must be below 2.63 / 2, with best_of 2"):
+        pipeline.codes(0, [0, 2**62], best_of=2)
 
 
 @pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf, None, "1"])
