@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,9 @@ ENDINGS = (".png", ".npz", *ANIMATIONS)
 MOST = 1_000_000  # numbers in a list of them
 
 MOST_ENLARGED, MOST_PICTURES = 64, 1_000  # side of an enlarged pixel; pictures that one image becomes
+
+HOW = ("prior", "temperature", "noise", "best_of", "columns", "scale", "labels")
+DRAWN = ("n", "seed", "row", "images", "variations", "interpolate", "traverse", *HOW)  # not what --export alone does
 
 STEPS = 9  # by default, of a path or a traversal: an odd number has the middle
 
@@ -144,7 +147,7 @@ class Options:
         if self.explore:
             return
         if self.target is None:
-            drawing = [*self.modes, *(name for name in ("images", "row") if getattr(self, name) is not None)]
+            drawing = [option.name for option in fields(self) if option.name in DRAWN and self.is_given(option)]
             yield bool(drawing), f"--{' and --'.join(drawing)} with --export alone: nothing is drawn; give --out, too"
         elif is_folder(self.target):
             yield from self.misplaced("", "folder")
@@ -169,6 +172,10 @@ class Options:
             f"--best_of {self.best_of} with --images: it chooses among draws; leave one of them out",
         )
 
+    def is_given(self, option: Field) -> bool:
+        """Return whether an option has another value than by default."""
+        return getattr(self, option.name) != option.default
+
     def explore_errors(self) -> Iterator[tuple[bool, str]]:
         """Yield what does not fit the page."""
         if not self.explore:
@@ -176,7 +183,7 @@ class Options:
             return
         page = ("checkpoint", "explore", "port", "seed", "prior", "temperature", "noise", "device", "precision")
         for option in fields(self):
-            if option.name not in (*page, "threads") and getattr(self, option.name) != option.default:
+            if option.name not in (*page, "threads") and self.is_given(option):
                 yield True, f"--{option.name} with --explore: the page writes no files; leave one of them out"
         yield not str(self.seed).isdecimal(), f"--seed {self.seed} with --explore: give one number, 0 or more"
         yield self.port is not None and not 0 <= self.port < 2**16, f"--port {self.port} must be from 0 to 65535"

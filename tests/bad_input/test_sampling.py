@@ -117,6 +117,9 @@ CASES = {
     "a mode and an export alone": Case(
         "sample gan.safetensors --variations 3 --export new.safetensors", "--variations with --export alone: nothing is"
     ),
+    "how to draw and an export alone": Case(
+        "sample gan.safetensors --n 4 --best_of 8 --export new.safetensors", "--n and --best_of with --export alone"
+    ),
     "no such photograph": Case(
         f"sample {LAST} --images none.jpg", "none.jpg: no such file or folder; correct --images"
     ),
