@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,17 @@ SMALLER = {
 """Pattern of a command -> options that make it small."""
 
 CONTROLS = {
-    "mean": ("gan32", "mean"),
-    "sample": ("gan32", "sample"),
-    "L2 denoiser": ("l2_32", "denoised"),
-    "GAN on the mean": ("mean_32", "denoised"),
-    "VAE + GAN": ("gan32", "denoised"),
-    "plain GAN": ("plain_gan32", "generated"),
+    "mean": ("controls/gan32", "--row mean"),
+    "sample": ("controls/gan32", "--row sample"),
+    "L2 denoiser": ("controls/l2_32", "--row denoised"),
+    "GAN on the mean": ("controls/mean_32", "--row denoised"),
+    "VAE + GAN": ("controls/gan32", "--row denoised"),
+    "plain GAN": ("controls/plain_gan32", "--row generated"),
 }
-"""Row of docs/controls.png -> export of pretrained/controls/ and its row."""
+"""Row of docs/controls.png -> export of pretrained/ and options of sample.py."""
+
+BEST_OF = {f"best of {count}": ("gan_celeba64", f"--row denoised --best_of {count}") for count in (1, 4, 8)}
+"""Row of docs/best_of.png, likewise."""
 
 
 @dataclass(frozen=True)
@@ -148,21 +152,19 @@ def draw_faces(clone: Clone) -> str:
     return clone.run(f"python sample.py {export} --n 16 --seed 1 --out faces.png --overwrite true").stderr
 
 
-def draw_controls(clone: Clone) -> str:
-    """Return the commands' errors, or an empty text; writes controls.png from the rows of four exports."""
+def draw_rows(wanted: dict[str, tuple[str, str]], name: str, clone: Clone) -> str:
+    """Return the commands' errors, or an empty text; writes a picture from rows of several calls."""
     import torch
 
     from degrain.models.inference.pictures import panel
 
     rows, errors = {}, ""
-    for name, (export, row) in CONTROLS.items():
-        out = clone.folder / f"{export}_{row}.npz"
-        errors += clone.run(
-            f"python sample.py pretrained/controls/{export}.safetensors --n 16 --seed 1 --row {row} --out {out}"
-        ).stderr
-        with np.load(out) as file:
-            rows[name] = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255
-    panel(rows, scale=2).save(clone.folder / "controls.png")
+    for row, (export, how) in wanted.items():
+        command = f"python sample.py pretrained/{export}.safetensors --n 16 --seed 1 {how}"
+        errors += clone.run(f"{command} --out rows.npz --overwrite true").stderr
+        with np.load(clone.folder / "rows.npz") as file:
+            rows[row] = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255
+    panel(rows, scale=2).save(clone.folder / name)
     return errors
 
 
@@ -179,7 +181,8 @@ def draw_architecture(clone: Clone) -> str:
 
 PICTURES = {
     "faces.png": draw_faces,
-    "controls.png": draw_controls,
+    "controls.png": partial(draw_rows, CONTROLS, "controls.png"),
+    "best_of.png": partial(draw_rows, BEST_OF, "best_of.png"),
     "denoisings.png": draw_denoisings,
     "architecture.png": draw_architecture,
 }

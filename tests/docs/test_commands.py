@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.docs.commands import CONTROLS, Clone, commands, difference, skip_reason, smaller
+from tests.docs.commands import BEST_OF, CONTROLS, Clone, commands, difference, skip_reason, smaller
 
 ROOT = Path(__file__).parents[2]
 PAGE = """
@@ -44,9 +44,9 @@ def test_a_training_gets_a_budget_and_the_portraits():
     assert smaller("python sample.py a.ckpt", clone) == "python sample.py a.ckpt"
 
 
-def test_the_readme_has_commands_that_run_and_the_controls_are_there():
+def test_the_readme_has_commands_that_run_and_exports_of_the_pictures_are_there():
     assert sum(skip_reason(command) is None for command in commands((ROOT / "README.md").read_text())) >= 6
-    assert all((ROOT / f"pretrained/controls/{export}.safetensors").is_file() for export, _ in CONTROLS.values())
+    assert all((ROOT / f"pretrained/{export}.safetensors").is_file() for export, _ in (CONTROLS | BEST_OF).values())
 
 
 def test_pictures_differ_by_size_or_by_more_than_rounding(tmp_path):
