@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from degrain.data.decode import Crop
-from degrain.images import Images, in_batches
+from degrain.images import Images, in_batches, numbered
 from degrain.models.core.errors import InputError
 from degrain.models.core.gaussian import Gaussian
 from degrain.models.core.images import check_finite, check_tensor
@@ -158,7 +158,7 @@ class Model:
         best_of: int = 1,
     ) -> Tensor:
         """Return the codes z (n, D) of the images that `sample` draws for the same arguments."""
-        numbers = range(natural(first, "first"), first + natural(n, "n"))
+        numbers = numbered(first, n)
         return self.networks.codes(seed, numbers, prior, temperature, best_of=best_of).z.clone()  # see in_batches
 
     def encode(self, photographs: Photographs, *, crop: Crop | None = None) -> Posterior:
@@ -200,8 +200,8 @@ class Model:
             raise InputError("denoise: a model of stage 1 has no denoiser; load one of stage 2")
         check_tensor("mean of p", p.mean, ("B", 3, self.size, self.size), self._weight)
         if draw is None:
-            numbers = range(natural(first, "first"), first + len(p.mean))
-            noise = pipeline.pixel_noise(seed, pipeline.image_numbers(numbers), DRAW_STREAMS[1])
+            numbers = pipeline.image_numbers(numbered(first, len(p.mean)))
+            noise = pipeline.pixel_noise(seed, numbers, DRAW_STREAMS[1])
         else:
             check_tensor("draw", draw, tuple(p.mean.shape), self._weight)
             check_finite("draw", draw)
@@ -225,7 +225,7 @@ class Model:
         Photograph i depends on (seed, first + i) alone. The temperature scales the noise of z: 0 gives the mean of a
         Gaussian q(z|x). InputError as in `encode` and `sample`.
         """
-        pipeline, x = self._pipeline, self._batch(photographs, crop).detach()
+        pipeline, x, first = self._pipeline, self._batch(photographs, crop).detach(), natural(first, "first")
 
         def rows(numbers: range) -> dict[str, Tensor]:
             part = x[numbers.start - first : numbers.stop - first]
@@ -257,7 +257,7 @@ class Model:
         Raises:
             InputError: an argument out of range, or the model has no denoiser.
         """
-        pipeline = self._pipeline
+        pipeline, first = self._pipeline, natural(first, "first")
         x = None if photographs is None else self._batch(photographs, crop).detach()
         if (n is None) == (x is None):
             raise InputError("variations: give either n, of draws, or photographs")

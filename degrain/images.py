@@ -81,8 +81,9 @@ class Images:
         rows = {name: images.detach() for name, images in self.rows.items()}
         if not rows or not all(images.numel() for images in rows.values()):
             raise InputError("images: there are none to show")
-        for name, value in (("columns", columns), ("scale", 1 if scale is None else scale)):
-            if natural(value, name) < 1:
+        columns, scale = natural(columns, "columns"), None if scale is None else natural(scale, "scale")
+        for name, value in (("columns", columns), ("scale", scale)):
+            if value is not None and value < 1:
                 raise InputError(f"{name} {value}: must be at least 1")
         return panel(rows, columns, scale, labels)
 
@@ -92,14 +93,19 @@ class Images:
         return content.getvalue()
 
 
+def numbered(first: int, n: int) -> range:
+    """Return the numbers of n images from `first` on, ints of Python. InputError for what is no integer from 0 on."""
+    n, first = natural(n, "n"), natural(first, "first")
+    return range(first, first + n)
+
+
 def in_batches(draw: Callable[[range], dict[str, Tensor]], n: int, first: int, batch_size: int) -> Images:
     """Draw images `first` to `first + n - 1` in batches, and join these row by row.
 
     The joined tensors are normal ones, which autograd may save; those of the pipeline are inference tensors.
     """
-    n, first, batch_size = natural(n, "n"), natural(first, "first"), natural(batch_size, "batch_size")
-    if not n or not batch_size:
+    numbers, batch_size = numbered(first, n), natural(batch_size, "batch_size")
+    if not numbers or not batch_size:
         raise InputError(f"n {n} and batch_size {batch_size}: must be at least 1")
-    numbers = range(first, first + n)
-    batches = [draw(numbers[start : start + batch_size]) for start in range(0, n, batch_size)]
+    batches = [draw(numbers[start : start + batch_size]) for start in range(0, len(numbers), batch_size)]
     return Images({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})

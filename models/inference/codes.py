@@ -19,8 +19,8 @@ from degrain.models.vae.network import VAE
 MOST_SCALE = 1_000
 """Largest scale of noise, and farthest position of a latent in std: far beyond what a network was trained on."""
 
-MOST_CANDIDATES = 1_000
-"""Most draws of which one is chosen."""
+MOST_CANDIDATES, DECODED = 1_000, 32
+"""Most codes of which one is chosen, and how many of them are decoded at once."""
 
 INFORMATION_STREAMS = (6, 7)
 """Noise streams of an image: two draws of its z, for `information`."""
@@ -142,14 +142,23 @@ def information(vae: VAE, images: Iterable[Tensor]) -> Tensor:
     return 0.5 * (1 + between / within.clamp(min=1e-12)).log()
 
 
+def checked_count(best_of: int) -> int:
+    """Return a number of candidates as an int. InputError for what is no integer from 1 to MOST_CANDIDATES."""
+    try:
+        count = natural(best_of, "best_of")
+    except InputError:
+        count = 0
+    if not 1 <= count <= MOST_CANDIDATES:
+        raise InputError(f"best_of {shown(best_of)}: must be an integer from 1 to {MOST_CANDIDATES:,}")
+    return count
+
+
 def candidates(numbers: Tensor, count: int) -> Tensor:
-    """Return the numbers of K = `count` draws of which each image is chosen, K i to K i + K - 1 of image i: (B K,).
+    """Return the numbers of K = `count` draws of which the code of each image is chosen: K i to K i + K - 1, (B K,).
 
     Raises:
-        InputError: a count that is no integer from 1 to MOST_CANDIDATES, or a number of a draw of 2^63 or more.
+        InputError: a number of a draw would be 2^63 or more.
     """
-    if not 1 <= natural(count, "best_of") <= MOST_CANDIDATES:
-        raise InputError(f"best_of {shown(count)}: must be from 1 to {MOST_CANDIDATES:,}")
     last = int(numbers.max())
     if count * (last + 1) > 2**63:
         raise InputError(f"number of an image {last}: must be below 2^63 / {count}, with best_of {count}")
@@ -159,7 +168,8 @@ def candidates(numbers: Tensor, count: int) -> Tensor:
 def clearest(vae: VAE, z: Tensor, count: int) -> Tensor:
     """Return the code of largest `clarity` of each K = `count` in a row: (B K, D) -> (B, D).
 
-    Products are in float32, also of a pipeline in bf16, so that the choice does not depend on the batch.
+    Products are in float32, also of a pipeline in bf16, whose last bits depend on the batch; on a GPU as far as torch
+    multiplies in float32 there.
 
     Raises:
         InputError: several codes, and a decoder whose std does not depend on z.
@@ -167,9 +177,11 @@ def clearest(vae: VAE, z: Tensor, count: int) -> Tensor:
     if count == 1:
         return z
     if vae.config.std != "pixel" or vae.pixel_by_pixel:
-        raise InputError(f"best_of {count}: chooses by the std that each pixel has given z, and here it has none")
+        raise InputError(
+            f"best_of {count}: chooses by the std that each pixel has given z, and here it has none; leave it out"
+        )
     choices = rearrange(z, "(b k) d -> b k d", k=count)
-    found = torch.cat([clarity(vae.decode(some)) for some in z.split(len(choices))])
+    found = torch.cat([clarity(vae.decode(some)) for some in z.split(DECODED)])
     return choices[range(len(choices)), rearrange(found, "(b k) -> b k", k=count).argmax(1)]
 
 

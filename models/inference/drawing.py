@@ -14,7 +14,7 @@ from torch import Tensor
 from degrain.models.core.errors import InputError
 from degrain.models.inference.codes import Codes, information, interpolate, traverse
 from degrain.models.inference.pipeline import Networks, Pipeline
-from degrain.models.inference.variations import check_variations, variations
+from degrain.models.inference.variations import checked_variations, variations
 from degrain.models.vae.latent_prior import PriorName
 
 Rows = dict[str, Tensor]
@@ -128,7 +128,7 @@ def varied(sources: Sources, count: int) -> Plan:
     Raises:
         InputError: there is no denoiser, or a count below 2.
     """
-    check_variations(sources.networks, count)
+    count = checked_variations(sources.networks, count)
 
     def draw(numbers: range) -> Rows:
         parts = []

@@ -17,7 +17,7 @@ MOST = 1_000_000  # numbers in a list of them
 
 MOST_ENLARGED, MOST_PICTURES = 64, 1_000  # side of an enlarged pixel; pictures that one image becomes
 
-HOW = ("prior", "temperature", "noise", "best_of", "columns", "scale", "labels")
+HOW = ("prior", "temperature", "noise", "best_of", "columns", "scale", "labels", "batch_size", "precision")
 DRAWN = ("n", "seed", "row", "images", "variations", "interpolate", "traverse", *HOW)  # not what --export alone does
 
 STEPS = 9  # by default, of a path or a traversal: an odd number has the middle

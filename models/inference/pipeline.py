@@ -17,7 +17,7 @@ from degrain.models.core.randomness import image_numbers, noise_of_images, shown
 from degrain.models.gan.denoiser import Denoiser
 from degrain.models.gan.generator import Generator, GeneratorConfig
 from degrain.models.inference.checkpoint import PREFIXES, Card, read_checkpoint, substate, version_error
-from degrain.models.inference.codes import Codes, candidates, checked_scale, clearest
+from degrain.models.inference.codes import Codes, candidates, checked_count, checked_scale, clearest
 from degrain.models.vae.latent_prior import LatentPrior, PriorName
 from degrain.models.vae.network import VAE
 
@@ -157,18 +157,18 @@ class Pipeline(Networks):
             prior: one of `self.priors`, by default the best.
             temperature: scale of z around the prior's mean: 0 for N(0, I), that of q(z) for all others.
             noise: scale of the noise of the pixels.
-            best_of: K; image i has that code of images K i to K i + K - 1 whose mean stands clearest, see `clearest`.
+            best_of: K; image i has that code of draws K i to K i + K - 1 whose mean stands clearest, see `clearest`.
 
         Raises:
-            InputError: another seed or prior, no numbers of images, a negative scale, or no K that `clearest` takes.
+            InputError: another seed or prior, no numbers of images, a negative scale, or no K that the codes allow.
         """
-        name, numbers = self.prior.checked(prior), self.image_numbers(numbers)
-        latent = self.latent_noise(seed, candidates(numbers, best_of), DRAW_STREAMS[0])
+        name, numbers, count = self.prior.checked(prior), self.image_numbers(numbers), checked_count(best_of)
+        latent = self.latent_noise(seed, candidates(numbers, count), DRAW_STREAMS[0])
         z = self.prior(latent.to(self.prior.mean), name)
         centre = self.prior.mean * (name != "standard")
         z = torch.lerp(centre.expand_as(z), z, checked_scale("temperature", temperature)).float()
         pixels = checked_scale("noise", noise) * self.pixel_noise(seed, numbers, DRAW_STREAMS[1])
-        return Codes(clearest(self.vae, z, best_of), pixels)
+        return Codes(clearest(self.vae, z, count), pixels)
 
     @torch.no_grad()
     def codes_of(self, seed: int, numbers: Numbers, x: Tensor, temperature: float = 1, noise: float = 1) -> Codes:

@@ -32,9 +32,9 @@ def variations(
         Rows (B, 3, H, W): mean, `denoised 1` to `denoised K`, their std and, to compare, that of the decoder.
 
     Raises:
-        InputError: see check_variations and those two.
+        InputError: see checked_variations and those two.
     """
-    check_variations(pipeline, count)
+    count = checked_variations(pipeline, count)
     if x is None:
         z, _ = pipeline.codes(seed, numbers, prior, temperature, noise, best_of)
     else:
@@ -48,9 +48,11 @@ def variations(
     return {"mean": p.mean, **denoised, "std of denoised": draws.std(0), "std": p.std.expand_as(p.mean)}
 
 
-def check_variations(networks: Networks, count: int) -> None:
-    """Raise an InputError if there is no denoiser, or for a count below 2, of which there is no std."""
+def checked_variations(networks: Networks, count: int) -> int:
+    """Return the count as an int. InputError if there is no denoiser, or for a count below 2, which has no std."""
     if getattr(networks, "denoiser", None) is None:
         raise InputError("variations: this checkpoint has no denoiser; take one of stage 2")
-    if natural(count, "variations: count") < 2:
+    number = natural(count, "variations: count")
+    if number < 2:
         raise InputError(f"variations: count {count} must be at least 2")
+    return number

@@ -118,7 +118,8 @@ CASES = {
         "sample gan.safetensors --variations 3 --export new.safetensors", "--variations with --export alone: nothing is"
     ),
     "how to draw and an export alone": Case(
-        "sample gan.safetensors --n 4 --best_of 8 --export new.safetensors", "--n and --best_of with --export alone"
+        "sample gan.safetensors --n 4 --best_of 8 --batch_size 4 --export new.safetensors",
+        "--n and --best_of and --batch_size with --export alone",
     ),
     "no such photograph": Case(
         f"sample {LAST} --images none.jpg", "none.jpg: no such file or folder; correct --images"
@@ -142,7 +143,7 @@ CASES = {
     "latents of a plain GAN": Case("sample plain.ckpt --traverse 0", "a plain GAN has no encoder", plain_gan),
     "noise of a plain GAN": Case("sample plain.ckpt --noise 0.5", "a plain GAN has no noise of the pixels", plain_gan),
     "best of plain GANs": Case("sample plain.ckpt --best_of 4", "best_of 4: a plain GAN has no std", plain_gan),
-    "best of none": Case(f"sample {LAST} --best_of 0", "best_of 0: must be from 1 to 1,000"),
+    "best of none": Case(f"sample {LAST} --best_of 0", "best_of 0: must be an integer from 1 to"),
     "best of photographs": Case(f"sample {LAST} --images photos --best_of 4", "--best_of 4 with --images: it chooses"),
     "a page with the best of draws": Case(f"sample {LAST} --explore true --best_of 4", "--best_of with --explore"),
     "variations of a plain GAN": Case("sample plain.ckpt --variations 2", "has no denoiser", plain_gan),

@@ -151,6 +151,18 @@ def test_best_of_chooses_the_z_of_each_image(model):
     torch.testing.assert_close(model.sample(2, seed=5, best_of=3).mean, model.decode(best).mean)
 
 
+def test_numbers_are_integers_of_any_library(model):
+    first, count, two = np.int8(100), np.uint8(40), torch.tensor(2)
+    assert torch.equal(model.codes(count, first=first), model.codes(40, first=100))
+    x, p = photographs(32, 40), model.decode(model.codes(40))
+    want = model.reconstruct(x, first=100, batch_size=32)
+    assert torch.equal(model.reconstruct(x, first=first, batch_size=np.int8(32)).denoised, want.denoised)
+    assert torch.equal(model.denoise(p, first=first), model.denoise(p, first=100))
+    images = model.variations(photographs=x, first=first, count=two, batch_size=16)
+    assert torch.equal(images.mean, model.variations(photographs=x, first=100, count=2, batch_size=16).mean)
+    assert want.show(np.int8(16), np.int8(3)).size == want.show(16, 3).size
+
+
 def test_temperature_and_noise_are_scales(model):
     cold, x = model.sample(2, temperature=0, noise=0), photographs(32)
     assert torch.equal(cold.mean[0], cold.mean[1]) and torch.equal(cold.sample, cold.mean)
@@ -235,7 +247,7 @@ CALLS: dict[str, tuple[Callable[[degrain.Model], Any], str]] = {
     "variations of both": (lambda m: m.variations(1, photographs=photographs(32)), "variations: give either n, of dr"),
     "no codes": (lambda m: m.codes(0), "numbers range(0, 0): give several numbers of images"),
     "temperature": (lambda m: m.sample(1, temperature=-1), "temperature -1: must be"),
-    "best of none": (lambda m: m.sample(1, best_of=0), "best_of 0: must be from 1 to 1,000"),
+    "best of none": (lambda m: m.sample(1, best_of=0), "best_of 0: must be an integer from 1 to 1,000"),
     "noise": (lambda m: m.reconstruct(photographs(32), noise="loud"), "noise 'loud': must be"),
     "other photographs": (lambda m: m.encode(torch.zeros(2, 32, 32, 3)), "images (2, 32, 32, 3): a tensor must be"),
     "fewer after": (lambda m: m.reconstruct(photographs(32), first=-1), "first -1: must be an integer"),

@@ -158,14 +158,16 @@ def draw_rows(wanted: dict[str, tuple[str, str]], name: str, clone: Clone) -> st
 
     from degrain.models.inference.pictures import panel
 
-    rows, errors = {}, ""
+    rows, file_of_rows = {}, clone.folder / "rows.npz"
     for row, (export, how) in wanted.items():
         command = f"python sample.py pretrained/{export}.safetensors --n 16 --seed 1 {how}"
-        errors += clone.run(f"{command} --out rows.npz --overwrite true").stderr
-        with np.load(clone.folder / "rows.npz") as file:
+        result = clone.run(f"{command} --out {file_of_rows.name} --overwrite true")
+        if result.returncode:
+            return result.stderr
+        with np.load(file_of_rows) as file:
             rows[row] = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255
     panel(rows, scale=2).save(clone.folder / name)
-    return errors
+    return ""
 
 
 def draw_denoisings(clone: Clone) -> str:

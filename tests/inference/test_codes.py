@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,21 +73,26 @@ def test_best_of_draws_that_code_of_several_whose_mean_stands_clearest_beside_it
     torch.testing.assert_close(drawn["mean"], pipeline.vae.decode(whole.z[best[:2]]).mean)
 
 
-def test_best_of_chooses_alike_in_bf16(pipeline):
-    want = pipeline.codes(5, range(8), best_of=4).z
-    pipeline.bf16 = True
-    try:
-        torch.testing.assert_close(pipeline.codes(5, range(8), best_of=4).z, want)
-    finally:
-        pipeline.bf16 = False
+def test_best_of_chooses_in_float32_also_of_a_pipeline_in_bf16_and_in_batches(pipeline, monkeypatch):
+    want, decode, seen = pipeline.codes(5, range(20), best_of=4).z, pipeline.vae.decode, []
+
+    def watched(z: torch.Tensor) -> Gaussian:
+        seen.append((len(z), z.dtype, torch.is_autocast_enabled("cpu")))
+        return decode(z)
+
+    monkeypatch.setattr(pipeline.vae, "decode", watched)
+    monkeypatch.setattr(pipeline, "_bf16", True)
+    torch.testing.assert_close(pipeline.codes(5, range(20), best_of=4).z, want)
+    assert seen == [(size, torch.float32, False) for size in (32, 32, 16)]
 
 
 def test_clarity_is_of_the_middle_in_units_of_the_std():
     mean = torch.zeros(2, 3, 32, 32)
     mean[0] = torch.arange(32) * 0.01  # across; down it is flat
     mean[1, :, :8] = torch.rand(3, 8, 32)  # above the middle
+    mean[1, :, 8] = 0.1  # its first line, and one step down from it in 15 lines
     std = torch.full_like(mean, 0.05)
-    torch.testing.assert_close(clarity(Gaussian(mean, std.log())), torch.tensor([0.2, 0.0]))
+    torch.testing.assert_close(clarity(Gaussian(mean, std.log())), torch.tensor([0.2, 2 / 15]))
 
 
 @pytest.mark.parametrize("std", ["shared", "fixed"])
@@ -99,8 +105,13 @@ def test_best_of_needs_a_std_that_depends_on_z(std):
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, None, 1001])
 def test_best_of_is_a_number_of_draws(pipeline, count):
-    with pytest.raises(InputError, match=f"^best_of {count}: must be "):
+    with pytest.raises(InputError, match=f"^best_of {count}: must be an integer from 1 to 1,000"):
         pipeline.codes(0, range(2), best_of=count)
+
+
+@pytest.mark.parametrize("count", [torch.tensor(100), np.int8(100), np.uint8(100)])
+def test_best_of_is_an_integer_of_any_library(pipeline, count):
+    assert torch.equal(pipeline.codes(0, range(2), best_of=count).z, pipeline.codes(0, range(2), best_of=100).z)
 
 
 def test_best_of_draws_have_numbers_of_63_bits(pipeline):
