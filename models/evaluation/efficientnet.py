@@ -50,7 +50,8 @@ class EfficientNetLevels(nn.Module):
     """The first layers of a frozen EfficientNet-Lite, through which gradients flow to the images.
 
     Images (B, 3, H, W) in [0, 1] units to features of 1/4, 1/8 and 1/16 of the side, (B, C, h, w) each, before the
-    stride that follows.
+    stride that follows. In float32, also under autocast: in bf16 the gradient of a trained discriminator by its images
+    has a cosine of 0.72 to 0.90 with that in float32.
 
     Args:
         name: a key of SIDES.
@@ -78,13 +79,14 @@ class EfficientNetLevels(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, levels = images.to(memory_format=torch.channels_last), []
-        if x.shape[-1] < self.side:
-            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
-        x = self.stem((255 * x - 127) / 128)
-        for part in self.parts:
-            x = part(x)
-            levels.append(x)
+        x, levels = images.to(torch.float32, memory_format=torch.channels_last), []
+        with torch.autocast(images.device.type, enabled=False):
+            if x.shape[-1] < self.side:
+                x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
+            x = self.stem((255 * x - 127) / 128)
+            for part in self.parts:
+                x = part(x)
+                levels.append(x)
         return levels
 
 

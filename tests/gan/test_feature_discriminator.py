@@ -45,6 +45,18 @@ def test_the_frozen_layers_stay_so_and_pass_gradients_on(judge):
     assert all(weight.grad is not None for weight in judge.heads.parameters())
 
 
+def test_under_autocast_features_and_gradients_stay_those_of_float32(judge):
+    images, gradients, features = torch.rand(2, 3, 32, 32), [], []
+    for bf16 in (False, True):
+        x = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            features.append(judge.levels(x))
+            logits = judge(x, features[-1])
+        gradients.append(torch.autograd.grad(logits.sum(), x)[0].flatten(1))
+    assert all(torch.equal(one, other) for one, other in zip(*features, strict=True))
+    assert torch.cosine_similarity(*gradients).min() > 0.99  # the heads are in bf16
+
+
 def test_each_image_has_a_logit_of_its_own_that_depends_on_what_is_beside_it(judge):
     images, means = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32)
     logits = judge(images, judge.levels(means))
