@@ -134,7 +134,10 @@ def test_a_discriminator_on_features_that_only_one_side_has_is_said(trained, roo
         path, given = root / "runs/own/last.ckpt", ()
     line = tiny.error_of(capsys, lambda: tiny.run(root, "gan", "--name", "other", "--ckpt_path", str(path), *given))
     has, way = ("a", "above 0") if has_one else ("no", "0")
-    assert line.endswith(f"has {has} discriminator on features; give --model.feature_weight {way}")
+    said = (
+        f"has {has} discriminator on features; give --model.feature_weight {way}, or -c with the config.yaml of its run"
+    )
+    assert line.endswith(said)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -175,9 +175,11 @@ class AdversarialModule(ImageModule):
         if self.translate and start >= budget:
             notes += [f"model.translate_from {start:,} is not below model.budget {budget:,}: translate does nothing"]
         if self.discriminator is not None and self.loaded_card is not None and self.loaded_card.exported is not None:
-            notes += [f"an export holds no discriminator: a new one learns alone for {self.schedule.rise:,.0f} images"]
+            notes += [f"an export holds no discriminators: new ones learn alone for {self.schedule.rise:,.0f} images"]
             if self.images_seen + self.schedule.rise >= budget:
-                notes += ["that is all this run: the images stay as they are; give more model.budget or less warmup"]
+                notes += [
+                    "that is all this run: the images stay as they are; give more model.budget or less model.warmup"
+                ]
         return "\n".join(filter(None, notes)) or None
 
     def spread_due(self, number: int) -> bool:
@@ -228,7 +230,8 @@ class AdversarialModule(ImageModule):
         if card.exported is None and theirs != (self.feature_discriminator is not None):
             has, way = ("a", "above 0") if theirs else ("no", "0")
             raise InputError(
-                f"checkpoint {path}: has {has} discriminator on features; give --model.feature_weight {way}"
+                f"checkpoint {path}: has {has} discriminator on features; give --model.feature_weight {way}, or -c "
+                f"with the config.yaml of its run"
             )
         super().check(card, state, path)
 

@@ -158,8 +158,8 @@ def refuse_stage_2(
     )
     refuse_if(
         feature_weight and loss == "l2",
-        f"feature_weight ({feature_weight}) weighs a discriminator, and loss l2 has none; take feature_weight 0 or "
-        f"another loss",
+        f"feature_weight ({feature_weight}) weighs a discriminator, and loss l2 has none; take feature_weight 0 (as "
+        f"configs/control_l2.yaml) or another loss",
     )
     refuse_if(
         spread_weight and not noise,

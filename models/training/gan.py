@@ -48,7 +48,7 @@ class GANModule(AdversarialModule):
         translate: share of the side by which D sees photographs, draws and conditions moved at most, alike; 0 for none.
         translate_from: images seen from which on `translate` acts; moving from the start slows learning.
         feature_weight: weight of a second discriminator, of features of a frozen EfficientNet-Lite1, in the losses of D
-            and G; 0 for none. It needs `pip install 'degrain[networks]'`.
+            and G; 0 for none.
         spread_weight: weight of the term that holds Var_eps[G] at the decoder's std^2 in every image.
         spread_every: steps between those with it, whose weight is multiplied by it. They need four draws of each z
             where the others have one.

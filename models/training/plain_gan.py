@@ -36,7 +36,7 @@ class PlainGANModule(AdversarialModule):
         penalty_every: steps between gradient penalties, whose weight is multiplied by it.
         translate: share of the side by which D sees photographs and draws moved at most; 0 for none.
         translate_from: images seen from which on `translate` acts.
-        feature_weight: as GANModule's.
+        feature_weight: weight of a second discriminator as GANModule's, which sees grey beside each image; 0 for none.
         ema_share: half-life of the generator's moving average, as a share of the images seen.
         loss: `relativistic`, with both penalties, or `classic`, the non-saturating one of 2014, with R1 alone.
         schedule: budget (for a fair comparison that of both stages together), validate_every, learning_rate (of both

@@ -101,7 +101,7 @@ def test_stage_2_goes_on_from_an_export_with_a_discriminator_that_learns_alone_f
         found[seen] = tiny.checkpoint(root / "runs/mine")
         shutil.move(root / "runs/mine", root / f"runs/after_{seen}")
     said = capsys.readouterr().out
-    assert f"an export holds no discriminator: a new one learns alone for {2 * BATCH} images" in said
+    assert f"an export holds no discriminators: new ones learn alone for {2 * BATCH} images" in said
     for seen, moved in ((2, False), (3, True)):
         card, state = found[seen]["degrain"], found[seen]["state_dict"]
         assert card["images_seen"] == BUDGET + seen * BATCH
