@@ -208,4 +208,4 @@ def test_a_control_goes_on_from_its_export(controls, root, capsys, control):
     state = tiny.checkpoint(folder)["state_dict"]
     for name, value in substate(exported, "ema.module.").items():
         torch.testing.assert_close(state[f"{player}.{name}"], value.float(), rtol=0, atol=1e-6)
-    assert ("learns alone" in capsys.readouterr().out) == (control == "plain_gan")
+    assert ("learn alone" in capsys.readouterr().out) == (control == "plain_gan")
